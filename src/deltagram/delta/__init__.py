@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: masks, differences, quantised values, plans and in-place patches."""

@@ -1,0 +1,68 @@
+"""Reading and patching single entries of float tensors, in NumPy: the twin of `entries_numba`.
+
+Also the only implementation for F64.
+"""
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from deltagram.arrays import F32, F64, U64, Bits
+
+_TYPES: tuple[type[np.generic], ...] = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
+
+
+def all_finite(bits: Bits, exponent: np.unsignedinteger) -> bool:
+    """Whether no entry has all bits of the mask `exponent` set."""
+    return not bool(np.any((bits & exponent) == exponent))
+
+
+def gather(bits: Bits, kind: int, positions: U64, origin: np.uint64, out: F32) -> None:
+    """`out[k]` = float32 of entry `positions[k] - origin`."""
+    with np.errstate(over="ignore"):
+        out[:] = bits[positions - origin].view(_TYPES[kind]).astype(np.float32)
+
+
+def apply(
+    base: Bits,
+    base_kind: int,
+    out: Bits,
+    out_kind: int,
+    positions: U64,
+    origin: np.uint64,
+    values: F32,
+    divide_by: F64,
+    row: np.uint64,
+) -> bool:
+    """`out[p] = round(base[p] + values[k] / divide_by)`; whether every result is finite."""
+    wide = np.float64 if 3 in (base_kind, out_kind) else np.float32
+    p = positions - origin
+    divisor = divide_by.astype(wide)
+    by_entry = divisor[positions // row] if divisor.size > 1 else divisor
+    with np.errstate(over="ignore"):
+        total = base[p].view(_TYPES[base_kind]).astype(wide) + values.astype(wide) / by_entry
+        result: NDArray[np.generic] = total.astype(_TYPES[out_kind])
+    out[p] = result.view(out.dtype)
+    return bool(np.isfinite(result.astype(wide)).all())
+
+
+def histogram(values: F32, counts: U64, shift: int, prefix: np.uint32) -> None:
+    """Count magnitudes by the upper 16 bits (`shift` 16), or by the lower ones of those with upper `prefix`."""
+    bits = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    if shift == 0:
+        bits = bits[bits >> np.uint32(16) == prefix] & np.uint32(0xFFFF)
+    counts += np.bincount(bits >> np.uint32(shift), minlength=counts.size).astype(np.uint64)
+
+
+def select(
+    values: F32, threshold: np.uint32, ties: int, origin: np.uint64, out: U64, used: NDArray[np.int64]
+) -> int:
+    """Positions of magnitudes above `threshold`, and the first `ties` equal to it; how many there are."""
+    bits = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
+    chosen = bits > threshold
+    equal = np.flatnonzero(bits == threshold)[:ties]
+    chosen[equal] = True
+    found = np.flatnonzero(chosen).astype(np.uint64)
+    out[: found.size] = found + origin
+    used[0] = equal.size
+    return int(found.size)

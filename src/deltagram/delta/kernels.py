@@ -1,0 +1,133 @@
+"""The kernels' one typed face. Flat arrays throughout; positions ascend; see `backend` for who computes.
+
+Float kinds are passed as numbers because compiled code has no dtypes: see `KIND`.
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deltagram.arrays import F32, U8, U16, U64, Bits
+from deltagram.delta import entries_numpy
+from deltagram.delta.backend import family
+
+KIND: Final = {"F16": 0, "BF16": 1, "F32": 2, "F64": 3}
+_EXPONENT: Final = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
+
+
+def stratified(size: int, keep: int, key: int, first: int, last: int) -> U64:
+    """Positions of kept entries `first` to `last - 1` of a stratified mask; `1 <= keep <= size`."""
+    out = np.empty(last - first, np.uint64)
+    family("positions").stratified(np.uint64(size), np.uint64(keep), np.uint64(key), np.uint64(first), out)
+    return out
+
+
+def bernoulli_counts(threshold: int, key: int, start: int, stop: int) -> int:
+    """How many entries of `start` to `stop - 1` have a random word below `threshold` (0 to 2^32)."""
+    return int(
+        family("positions").bernoulli_count(np.uint64(threshold), np.uint64(key), np.uint64(start), np.uint64(stop))
+    )
+
+
+def bernoulli(threshold: int, key: int, start: int, stop: int, count: int) -> U64:
+    """The `count` positions in `start` to `stop - 1` whose random word is below `threshold`."""
+    out = np.empty(count + 1, np.uint64)  # the loop writes before it knows whether to keep
+    family("positions").bernoulli(np.uint64(threshold), np.uint64(key), np.uint64(start), np.uint64(stop), out)
+    return out[:count]
+
+
+def all_finite(bits: Bits, dtype: str) -> bool:
+    """Whether no entry of a float tensor (its bit patterns) is NaN or infinite."""
+    return bool(family("entries").all_finite(bits, bits.dtype.type(_EXPONENT[dtype])))
+
+
+def gather(bits: Bits, dtype: str, positions: U64, origin: int) -> F32:
+    """Entries at `positions - origin` of a float tensor as float32 (F64 is rounded)."""
+    out = np.empty(positions.size, np.float32)
+    _entries(dtype).gather(bits, KIND[dtype], positions, np.uint64(origin), out)
+    return out
+
+
+def apply(
+    base: Bits,
+    base_dtype: str,
+    out: Bits,
+    out_dtype: str,
+    positions: U64,
+    origin: int,
+    values: F32,
+    divide_by: NDArray[Any],
+    row: int,
+) -> bool:
+    """`out[p] = round(float(base[p]) + value / divide_by[p // row])` at each position; True if all are finite.
+
+    `p = positions - origin`; the row is taken of the position itself. `divide_by` is float64 of one entry
+    (for the whole tensor; `row` is ignored) or of one entry a row. Computed in float32 with `divide_by`
+    rounded to float32, or in float64 if either tensor is F64. `out` may be `base`.
+    """
+    done = _entries(base_dtype, out_dtype).apply(
+        base, KIND[base_dtype], out, KIND[out_dtype], positions, np.uint64(origin), values,
+        np.ascontiguousarray(divide_by, np.float64).reshape(-1), np.uint64(row),
+    )  # fmt: skip
+    return bool(done)
+
+
+def _entries(*dtypes: str) -> Any:
+    """The family for these float types: F64 is rare, and NumPy serves it well."""
+    return entries_numpy if "F64" in dtypes else family("entries")
+
+
+def magnitude_histogram(values: F32, counts: U64, *, prefix: int | None = None) -> None:
+    """Add to `counts` (65,536 bins) the magnitudes of `values` by the upper half of their float32 pattern.
+
+    With `prefix`: by the lower half, of those whose upper half is `prefix`.
+    """
+    family("entries").histogram(values, counts, 16 if prefix is None else 0, np.uint32(prefix or 0))
+
+
+def select_largest(values: F32, threshold: int, ties: int, origin: int) -> tuple[U64, int]:
+    """Positions (plus `origin`) of magnitudes whose pattern is above `threshold`, and the first `ties` equal to it.
+
+    Returns the positions and the number of ties among them.
+    """
+    out = np.empty(values.size, np.uint64)
+    used = np.zeros(1, np.int64)
+    count = family("entries").select(values, np.uint32(threshold), ties, np.uint64(origin), out, used)
+    return out[:count], int(used[0])
+
+
+def quantise(values: F32, *, bits: int, group: int, shrink: F32) -> tuple[U8, U16]:
+    """Uniform codes of `values` (1 to 8 bits) and one bfloat16 scale (its pattern) for each `group` of them.
+
+    A field is `code + 2^(bits-1) - 1`; for one bit it is 1 where the value is not negative. Each group takes
+    the scale `largest / top * shrink[c]` whose squared error is least (the first of equals); one bit takes
+    the mean magnitude, which is the least-squares scale of signs.
+    """
+    fields = np.empty(values.size, np.uint8)
+    scales = np.empty(-(-values.size // group), np.uint16)
+    family("codes").quantise(values, bits, group, shrink, fields, scales)
+    return fields, scales
+
+
+def dequantise(fields: U8, scales: U16, *, bits: int, group: int) -> F32:
+    """The float32 values of fields and scales; ValueError for a field that no value has."""
+    out = np.empty(fields.size, np.float32)
+    if not family("codes").dequantise(fields, bits, group, scales, out):
+        raise ValueError(f"a {bits}-bit code is out of range")
+    return out
+
+
+def pack_bits(fields: U8, *, bits: int) -> U8:
+    """Fields of `bits` bits each as one little-endian bit stream, zero-padded to a whole byte."""
+    out = np.empty(-(-fields.size * bits // 8), np.uint8)
+    family("codes").pack_bits(fields, bits, out)
+    return out
+
+
+def unpack_bits(packed: U8, *, bits: int, count: int) -> U8:
+    """`count` fields of a bit stream of exactly their size; ValueError if the padding is not zero."""
+    out = np.empty(count, np.uint8)
+    if not family("codes").unpack_bits(packed, bits, out):
+        raise ValueError("the padding of the codes is not zero")
+    return out

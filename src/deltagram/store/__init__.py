@@ -1,0 +1,1 @@
+"""Everything that touches model bytes: checkpoints, the delta format, digests, safe writing."""
