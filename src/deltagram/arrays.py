@@ -7,6 +7,7 @@ its kept entries ``kept``.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -18,7 +19,7 @@ U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-Bits = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
+Bits = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +34,12 @@ class DType:
     floating: np.dtype[np.generic] | None = None
 
     @property
-    def bits(self) -> np.dtype[np.generic]:
+    def bits(self) -> np.dtype[np.unsignedinteger[Any]]:
         """The unsigned integer type that holds one element's bit pattern (bytes if narrower or wider)."""
         return np.dtype(_WORDS.get(self.width, np.uint8))
 
 
-_WORDS: Mapping[int, type[np.generic]] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+_WORDS: Mapping[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 _FLOATING = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
 _WIDTHS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -64,7 +65,7 @@ def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     return -(-entries(shape) * DTYPES[dtype].width // 8)
 
 
-def convert(bits: NDArray[np.generic], source: str, target: str) -> NDArray[np.generic]:
+def convert(bits: Bits, source: str, target: str) -> Bits:
     """The bit patterns of float type `source` rounded to nearest-even as bit patterns of `target`.
 
     >>> convert(np.array([0x3F80, 0xC000], np.uint16), "BF16", "F32").view(np.float32)
@@ -78,7 +79,7 @@ def convert(bits: NDArray[np.generic], source: str, target: str) -> NDArray[np.g
         return as_floats(bits, source).astype(_FLOATING[target]).view(DTYPES[target].bits)
 
 
-def as_floats(bits: NDArray[np.generic], dtype: str) -> NDArray[np.generic]:
+def as_floats(bits: Bits, dtype: str) -> NDArray[Any]:
     """The same memory seen as floats of `dtype`."""
     return bits.view(_FLOATING[dtype])
 

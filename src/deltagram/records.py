@@ -17,7 +17,16 @@ SCHEMA = 1
 def versions() -> dict[str, str]:
     """Versions of everything that can change a number in a Record."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in ("deltagram", "numpy", "numba", "ml_dtypes", "zstandard", "blake3", "torch", "transformers"):
+    for package in (
+        "deltagram",
+        "numpy",
+        "numba",
+        "ml_dtypes",
+        "zstandard",
+        "blake3",
+        "torch",
+        "transformers",
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -40,7 +40,12 @@ def philox(counter: tuple[U32, U32, U32, U32], key_words: tuple[int, int]) -> tu
     m0, m1 = np.uint64(MULTIPLIER[0]), np.uint64(MULTIPLIER[1])
     for _ in range(ROUNDS):
         p0, p1 = m0 * c0, m1 * c2
-        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ np.uint64(k0), p1 & low, (p0 >> shift) ^ c3 ^ np.uint64(k1), p0 & low
+        c0, c1, c2, c3 = (
+            (p1 >> shift) ^ c1 ^ np.uint64(k0),
+            p1 & low,
+            (p0 >> shift) ^ c3 ^ np.uint64(k1),
+            p0 & low,
+        )
         k0, k1 = (k0 + WEYL[0]) & 0xFFFFFFFF, (k1 + WEYL[1]) & 0xFFFFFFFF
     return c0.astype(np.uint32), c1.astype(np.uint32), c2.astype(np.uint32), c3.astype(np.uint32)
 

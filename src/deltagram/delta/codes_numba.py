@@ -69,7 +69,7 @@ def quantise(values: Any, bits: Any, group: Any, shrink: Any, fields: Any, scale
 def dequantise(fields: Any, bits: Any, group: Any, scales: Any, out: Any) -> Any:
     """`out = code * scale`; False if a field is not one that `quantise` writes."""
     top = np.int64((1 << (bits - 1)) - 1)
-    valid = True
+    valid: Any = True
     for g in range(scales.size):
         scale = _float(scales[g])
         for i in range(g * group, min((g + 1) * group, out.size)):

@@ -1,14 +1,21 @@
 """How every numba kernel is compiled: explicit signatures, no interpreter lock, cached on disk."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.core.errors import NumbaError
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
-boolean, i64, u8, u16, u32, u64 = numba.boolean, numba.int64, numba.uint8, numba.uint16, numba.uint32, numba.uint64
+boolean, i64, u8, u16, u32, u64 = (
+    numba.boolean,
+    numba.int64,
+    numba.uint8,
+    numba.uint16,
+    numba.uint32,
+    numba.uint64,
+)
 f32, f64, void = numba.float32, numba.float64, numba.void
 
 
@@ -30,15 +37,14 @@ def kernel(*signatures: Any) -> Callable[[Loop], Loop]:
 
     def compile_(loop: Loop) -> Loop:
         try:
-            compiled: Loop = numba.njit(list(signatures), nogil=True, cache=True, error_model="numpy")(loop)
+            compiled: Any = numba.njit(list(signatures), nogil=True, cache=True, error_model="numpy")(loop)
         except NumbaError as fault:
             raise RuntimeError(f"numba could not compile {loop.__name__}: {fault}") from fault
-        return compiled
+        return cast(Loop, compiled)
 
     return compile_
 
 
 def inline(loop: Loop) -> Loop:
     """A function that kernels of the same file call; it is compiled into them."""
-    compiled: Loop = numba.njit(nogil=True)(loop)
-    return compiled
+    return cast(Loop, numba.njit(nogil=True)(loop))

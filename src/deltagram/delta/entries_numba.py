@@ -4,7 +4,20 @@ from typing import Any
 
 import numpy as np
 
-from deltagram.delta.compile_numba import boolean, f32, f64, i64, inline, kernel, reads, u16, u32, u64, void, writes
+from deltagram.delta.compile_numba import (
+    boolean,
+    f32,
+    f64,
+    i64,
+    inline,
+    kernel,
+    reads,
+    u16,
+    u32,
+    u64,
+    void,
+    writes,
+)
 
 _F16, _BF16, _F32 = 0, 1, 2  # the kinds of deltagram.delta.kernels
 

@@ -3,6 +3,8 @@
 Also the only implementation for F64.
 """
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +39,10 @@ def apply(
     """`out[p] = round(base[p] + values[k] / divide_by)`; whether every result is finite."""
     wide = np.float64 if 3 in (base_kind, out_kind) else np.float32
     p = positions - origin
-    divisor = divide_by.astype(wide)
+    divisor: NDArray[Any] = divide_by.astype(wide)
     by_entry = divisor[positions // row] if divisor.size > 1 else divisor
     with np.errstate(over="ignore"):
-        total = base[p].view(_TYPES[base_kind]).astype(wide) + values.astype(wide) / by_entry
+        total: NDArray[Any] = base[p].view(_TYPES[base_kind]).astype(wide) + values.astype(wide) / by_entry
         result: NDArray[np.generic] = total.astype(_TYPES[out_kind])
     out[p] = result.view(out.dtype)
     return bool(np.isfinite(result.astype(wide)).all())
@@ -54,9 +56,7 @@ def histogram(values: F32, counts: U64, shift: int, prefix: np.uint32) -> None:
     counts += np.bincount(bits >> np.uint32(shift), minlength=counts.size).astype(np.uint64)
 
 
-def select(
-    values: F32, threshold: np.uint32, ties: int, origin: np.uint64, out: U64, used: NDArray[np.int64]
-) -> int:
+def select(values: F32, threshold: np.uint32, ties: int, origin: np.uint64, out: U64, used: NDArray[np.int64]) -> int:
     """Positions of magnitudes above `threshold`, and the first `ties` equal to it; how many there are."""
     bits = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
     chosen = bits > threshold

@@ -1,6 +1,6 @@
-"""Golomb coding of the gaps between ascending positions: the typed face of the kernels.
+"""Ascending positions as gaps: Golomb codes (the typed face of the kernels), byte planes, bitmaps.
 
-The code is Golomb's, "Run-length encodings" (IEEE Trans. Inf. Theory 12, 1966): a gap is cut into a
+The Golomb code is Golomb's, "Run-length encodings" (IEEE Trans. Inf. Theory 12, 1966): a gap is cut into a
 quotient and a remainder by the divisor M; the quotient is unary, the remainder truncated binary. A gap
 is the number of entries left out before a kept one: `position - (previous position + 1)`, where
 `start` stands for `previous position + 1` of the first.
@@ -17,12 +17,15 @@ Zero bits fill the last byte. Each bit pattern of a field is the code of some re
 a stream is damaged only if it ends early, goes on, or says a position that does not exist.
 """
 
+from typing import Final
+
 import numpy as np
 
-from deltagram.arrays import U64
+from deltagram.arrays import U8, U64
 from deltagram.delta.backend import family
 
-MAX_SIZE = 1 << 62
+MAX_SIZE: Final = 1 << 47  # entries of a tensor; then no sum of 2^16 gaps of six bytes wraps
+BITMAP_BITS: Final = 7
 
 _FAULTS = (
     "",
@@ -58,13 +61,13 @@ def golomb_encode(gaps: U64, divisor: int) -> bytes:
     remainders = gaps - quotients * np.uint64(divisor)
     words = np.zeros((gaps.size * (width + 2) + int(quotients.sum())) // 64 + 2, "<u8")
     bits = int(family("gaps").golomb_pack(quotients, remainders, np.uint64(width), np.uint64(short), words))
-    return words.tobytes()[: -(-bits // 8)]
+    return words.view(np.uint8)[: -(-bits // 8)].tobytes()
 
 
 def golomb_decode(data: memoryview | bytes, *, divisor: int, start: int, stop: int, count: int) -> U64:
     """The `count` ascending positions, from `start` to `stop - 1`, that `data` is the bit stream of.
 
-    Needs `1 <= divisor` and `start <= stop <= 2^62`; any bytes are safe. Raises ValueError for damage.
+    Needs `1 <= divisor` and `start <= stop <= 2^47`; any bytes are safe. Raises ValueError for damage.
     """
     width, short = _code(divisor)
     if count * (width + 1) > 8 * len(data):
@@ -77,3 +80,53 @@ def golomb_decode(data: memoryview | bytes, *, divisor: int, start: int, stop: i
     if status:
         raise ValueError(_FAULTS[status])
     return out
+
+
+def planes(*, span: int, count: int) -> int:
+    """Bytes that hold any gap of `count` positions in `span` entries; at least one."""
+    return max(1, -(-(span - count).bit_length() // 8))
+
+
+def to_planes(gaps: U64, *, span: int) -> bytes:
+    """All lowest bytes of `gaps`, then all second lowest, as many as a gap in `span` entries can have."""
+    rows = gaps.astype("<u8", copy=False).view(np.uint8).reshape(gaps.size, 8)
+    return rows[:, : planes(span=span, count=gaps.size)].T.tobytes()
+
+
+def from_planes(content: U8, *, start: int, stop: int, count: int) -> U64:
+    """The positions, from `start` to `stop - 1`, whose gaps `content` holds; ValueError if one is outside.
+
+    Needs `1 <= count <= 2^16`, and `count` bytes a plane.
+    """
+    width = planes(span=stop - start, count=count)
+    rows = np.zeros((count, 8), np.uint8)
+    rows[:, :width] = content.reshape(width, count).T
+    out = rows.view("<u8").ravel()
+    if int(out.sum()) > stop - start - count:
+        raise ValueError("a gap between positions is out of range")
+    out += np.uint64(1)
+    out[0] += np.uint64(start)
+    np.cumsum(out, out=out)
+    out -= np.uint64(1)
+    return out
+
+
+def to_bitmap(gaps: U64, *, span: int) -> bytes:
+    """One bit an entry, seven to a byte, least significant first; the top bit of each byte is zero."""
+    flags = np.zeros((-(-span // BITMAP_BITS), BITMAP_BITS), np.uint8)
+    flags.ravel()[(np.cumsum(gaps + np.uint64(1)) - np.uint64(1)).view(np.int64)] = 1
+    packed = np.zeros(flags.shape[0], np.uint8)
+    for bit in range(BITMAP_BITS):
+        packed |= flags[:, bit] << np.uint8(bit)
+    return packed.tobytes()
+
+
+def from_bitmap(content: U8, *, start: int, stop: int, count: int) -> U64:
+    """The `count` positions, from `start` to `stop - 1`, whose bits `content` sets, else ValueError."""
+    flags = np.empty((content.size, BITMAP_BITS), np.uint8)
+    for bit in range(BITMAP_BITS):
+        flags[:, bit] = content >> np.uint8(bit) & np.uint8(1)
+    found = np.flatnonzero(flags.view(np.bool_)).astype(np.uint64)
+    if content.max() >> BITMAP_BITS or found.size != count or int(found[-1]) >= stop - start:
+        raise ValueError("a bitmap has another number of positions, or bits past its end")
+    return found + np.uint64(start)

@@ -18,7 +18,7 @@ _FACTOR, _58 = np.uint64(_DE_BRUIJN), np.uint64(58)
 
 @kernel(u64(reads(u64), reads(u64), u64, u64, writes(u64)))
 def golomb_pack(quotients: Any, remainders: Any, width: Any, short: Any, words: Any) -> Any:
-    """Set the bits of all codes in `words` (zeros, one word more than the bits take) and return their number."""
+    """Set the bits of all codes in `words` (zeros, a word more than the bits take); return their number."""
     at = _0
     extra = np.uint64(quotients.size) * width
     for i in range(quotients.size):
@@ -40,9 +40,7 @@ def golomb_pack(quotients: Any, remainders: Any, width: Any, short: Any, words: 
 
 
 @kernel(u64(reads(u64), u64, u64, u64, u64, u64, u64, writes(u64)))
-def golomb_unpack(
-    words: Any, bits: Any, divisor: Any, width: Any, short: Any, start: Any, stop: Any, out: Any
-) -> Any:
+def golomb_unpack(words: Any, bits: Any, divisor: Any, width: Any, short: Any, start: Any, stop: Any, out: Any) -> Any:
     """Fill `out` with the positions that `bits` bits of `words` say, from `start` on; return a status.
 
     `words` has a whole word more than the bits take, and zeros past them.

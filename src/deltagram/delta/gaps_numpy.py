@@ -8,7 +8,7 @@ _FINE, _TRUNCATED, _TRAILING, _RANGE = range(4)
 
 
 def golomb_pack(quotients: U64, remainders: U64, width: np.uint64, short: np.uint64, words: U64) -> int:
-    """Set the bits of all codes in `words` (zeros, one word more than the bits take) and return their number."""
+    """Set the bits of all codes in `words` (zeros, a word more than the bits take); return their number."""
     long = remainders >= short
     codes = remainders + long * short
     fixed = (codes >> long)[:, None] >> np.arange(int(width), dtype=np.uint64) & np.uint64(1)
@@ -54,7 +54,8 @@ def golomb_unpack(
     quotients = np.diff(ones, prepend=-1).astype(np.uint64) - np.uint64(1)
     # Sums may wrap, but not up to the first position that is out of range, and one is enough.
     np.cumsum(quotients * divisor + codes + np.uint64(1), out=out)
-    out += start - np.uint64(1)
+    out += start
+    out -= np.uint64(1)
     if (quotients > (stop - start) // divisor).any() or (out >= stop).any():
         return _RANGE
     return _FINE

@@ -3,7 +3,7 @@
 A mask over `size` entries keeps `keep` of them; kept entry k stands at `positions(k, k + 1)[0]`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,10 +36,14 @@ class Mask(Protocol):
         """Number of kept entries at positions below `entry`."""
 
 
-def positions_between(mask: Mask, start: int, stop: int) -> tuple[int, U64]:
-    """Index of the first kept entry at or after `start`, and all kept positions in `start` to `stop - 1`."""
-    first, last = mask.count_before(start), mask.count_before(stop)
-    return first, mask.positions(first, last)
+def walk(mask: Mask, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int, U64]]:
+    """For adjoining entry ranges: start, stop, the index of the first entry kept there, and their positions."""
+    first = -1
+    for start, stop in spans:
+        first = mask.count_before(start) if first < 0 else first
+        last = mask.count_before(stop)
+        yield start, stop, first, mask.positions(first, last)
+        first = last
 
 
 def blocks(mask: Mask) -> Iterator[tuple[int, U64]]:
@@ -52,7 +56,7 @@ def check(mask: Mask) -> str:
     """First 8 bytes, in hex, of blake3 over all positions (uint64, little-endian)."""
     digest = blake3()
     for _, positions in blocks(mask):
-        digest.update(positions.astype("<u8", copy=False).view(np.uint8))
+        digest.update(positions.astype("<u8", copy=False).view(np.uint8).data)
     return digest.hexdigest(8)
 
 

@@ -9,7 +9,13 @@ from deltagram.errors import PlanError
 Specs = Mapping[str, Spec]
 ENOUGH = 0.9
 _OUTPUT = ("lm_head.weight", "output.weight", "embed_out.weight", "cls.predictions.decoder.weight")
-_INPUT = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "tok_embeddings.weight", "embed_in.weight")
+_INPUT = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +34,10 @@ def match(base: Specs, tuned: Specs, *, rename: Sequence[tuple[str, str]] = ()) 
     Raises PlanError where nothing pairs.
     """
     if rename:
-        pairs, how = _renamed(base, tuned, rename), "renamed " + ", ".join(f"{o or '(none)'}={n}" for o, n in rename)
+        pairs, how = (
+            _renamed(base, tuned, rename),
+            "renamed " + ", ".join(f"{o or '(none)'}={n}" for o, n in rename),
+        )
     else:
         pairs, how = _prefixed(base, tuned)
     pairs |= _tied(base, tuned, pairs)

@@ -6,9 +6,9 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from deltagram.arrays import Spec, entries
-from deltagram.delta.methods import Exact, Method, Random, default_divisor, kept_count
+from deltagram.delta.methods import Exact, Method, default_divisor, kept_count
 from deltagram.delta.names import Matching, Specs, match
-from deltagram.delta.values import VALUES, Values
+from deltagram.delta.values import Values
 from deltagram.errors import PlanError, SettingError
 
 Form = Literal["pruned", "resized", "whole", "exact"]
@@ -31,8 +31,8 @@ class Entry:
     tuned: Spec
     base: Spec | None = None
     base_name: str | None = None
-    method: Method = Random(keep=1.0)
-    values: Values = VALUES["f32"]
+    method: Method
+    values: Values
     divide_by: float | None = None
     reason: str
 
@@ -55,7 +55,10 @@ class Entry:
         if self.form in ("whole", "exact"):
             return self.tuned.nbytes
         size = entries(self.common)
-        kept = min(size, kept_count(self.method, size) + (6 * int(size**0.5) if self.method.mask == "bernoulli" else 0))
+        kept = min(
+            size,
+            kept_count(self.method, size) + (6 * int(size**0.5) if self.method.mask == "bernoulli" else 0),
+        )
         position = 16 if self.method.mask == "listed" else 0
         extra = self.tuned.nbytes - Spec(dtype=self.tuned.dtype, shape=self.common).nbytes
         return int(kept * (self.values.bits_per_value + position) // 8) + 16 + extra

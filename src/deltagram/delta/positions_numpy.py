@@ -21,6 +21,6 @@ def bernoulli_count(threshold: np.uint64, key: np.uint64, start: np.uint64, stop
 
 
 def bernoulli(threshold: np.uint64, key: np.uint64, start: np.uint64, stop: np.uint64, out: U64) -> None:
-    """Fill `out` with the positions of `start` to `stop - 1` whose word is below `threshold`; its last place is spare."""
+    """Fill `out` with the positions whose word is below `threshold`; the last place is spare."""
     kept = np.flatnonzero(seeds.words(int(key), int(start), int(stop)).astype(np.uint64) < threshold)
     out[: kept.size] = kept.astype(np.uint64) + start

@@ -8,13 +8,12 @@ one is a single zstd frame that declares exactly the decoded size.
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
-from deltagram.arrays import U8
+from deltagram.arrays import U8, Bits
 
 IN_MEMORY = 16 << 20  # bytes of a stream held before it goes to a temporary file
 PIECE = 4 << 20
@@ -24,10 +23,12 @@ class Spool:
     """Bytes written once and read once; beyond 16 MiB they lie in a temporary file in `folder`."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=folder)  # noqa: SIM115 - closed by pieces()
+        where = None if folder is None else str(folder)
+        # closed by pieces()
+        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=where)  # noqa: SIM115
         self.nbytes = 0
 
-    def write(self, data: bytes | memoryview | NDArray[np.generic]) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
         view = memoryview(data).cast("B")
         self.nbytes += view.nbytes
@@ -83,13 +84,13 @@ class PlaneReader:
         if (int(self._ends[-1]) if sizes.size else table) != len(stream):
             raise ValueError("the sizes of a packed stream do not add up to its length")
         self._stream = stream
-        self._planes = planes
+        self.planes = planes
 
     def block(self, index: int, sizes: Sequence[int]) -> list[U8]:
         """The planes of one block, whose decoded `sizes` the caller knows."""
         found = []
         for plane, size in enumerate(sizes):
-            at = index * self._planes + plane
+            at = index * self.planes + plane
             found.append(unpack(self._stream[int(self._starts[at]) : int(self._ends[at])], size))
         return found
 
@@ -112,13 +113,13 @@ def unpack(data: memoryview, size: int) -> U8:
     return np.frombuffer(decoded, np.uint8)
 
 
-def split(words: NDArray[np.unsignedinteger]) -> list[U8]:
+def split(words: Bits) -> list[U8]:
     """The bytes of each word as planes, lowest byte first."""
     table = words.astype(words.dtype.newbyteorder("<"), copy=False).view(np.uint8).reshape(-1, words.itemsize)
     return [np.ascontiguousarray(table[:, plane]) for plane in range(words.itemsize)]
 
 
-def join(planes: Sequence[U8], word: np.dtype[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+def join(planes: Sequence[U8], word: np.dtype[Any]) -> Bits:
     """The inverse of `split`."""
     table = np.empty((planes[0].size, len(planes)), np.uint8)
     for index, plane in enumerate(planes):

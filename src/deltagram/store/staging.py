@@ -89,7 +89,7 @@ def staged_file(out: Path, *, force: bool = False, inputs: Sequence[Path] = ()) 
     try:
         yield folder / out.name
         fsync_path(folder / out.name)
-        os.replace(folder / out.name, out)
+        (folder / out.name).replace(out)
         fsync_path(out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

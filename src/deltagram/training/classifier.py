@@ -10,7 +10,7 @@ from deltagram.data.packages import TextClassification, Texts
 from deltagram.errors import SettingError
 from deltagram.progress import SILENT, Progress
 from deltagram.training.batches import I64, by_length, shuffled
-from deltagram.training.huggingface import Tokens, classifier, copy_tokenizer, encoder, libraries, tokenize
+from deltagram.training.huggingface import Tokens, bare_encoder, classifier, copy_tokenizer, libraries, tokenize
 
 WARMUP = 0.1
 CLIP = 1.0
@@ -66,22 +66,25 @@ def fine_tune(
     return {"steps": len(losses), "seconds": time.perf_counter() - start, "loss": sum(tail) / len(tail)}
 
 
-def accuracy(model: Path, texts: Texts, *, max_length: int = 64, progress: Progress = SILENT) -> float:
-    """Share of `texts` that the classifier in the folder `model` puts into their class."""
-    with libraries() as (torch, transformers):
-        tokens = tokenize(transformers, model, texts.text, max_length=max_length)
-        return _share_right(torch, classifier(transformers, model), tokens, texts, progress)
-
-
-def accuracy_of_head(
-    model: Path, base: Path, texts: Texts, *, max_length: int = 64, progress: Progress = SILENT
+def accuracy(
+    model: Path,
+    texts: Texts,
+    *,
+    encoder: Path | None = None,
+    max_length: int = 64,
+    progress: Progress = SILENT,
 ) -> float:
-    """Accuracy of the head of the classifier in `model` on the encoder in `base`: what is left without a delta."""
+    """Share of `texts` that the classifier in the folder `model` puts into their class.
+
+    With the folder of another `encoder`, the head of `model` is used on it; on the base, this is the accuracy
+    that is left without any delta.
+    """
     with libraries() as (torch, transformers):
         tokens = tokenize(transformers, model, texts.text, max_length=max_length)
-        mixed = classifier(transformers, model)
-        mixed.base_model.load_state_dict(encoder(transformers, base).state_dict())
-        return _share_right(torch, mixed, tokens, texts, progress)
+        loaded = classifier(transformers, model)
+        if encoder is not None:
+            loaded.base_model.load_state_dict(bare_encoder(transformers, encoder).state_dict())
+        return _share_right(torch, loaded, tokens, texts, progress)
 
 
 def _minimise(
@@ -95,7 +98,6 @@ def _minimise(
     advance: Callable[[int], None],
 ) -> list[float]:
     """Train `model` in place, one step a batch; the loss of each step before it."""
-    model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _slope(step, steps=len(batches)))
     losses: list[float] = []

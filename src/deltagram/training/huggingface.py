@@ -47,7 +47,7 @@ def libraries() -> Iterator[tuple[Any, Any]]:
     except ModuleNotFoundError as error:
         found = f"package {error.name} is not installed"
         raise ExtraError("fine-tuning", found, fix="pip install 'deltagram[hf]'") from None
-    log = transformers.utils.logging
+    log: Any = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
     log.disable_progress_bar()
@@ -67,7 +67,7 @@ def classifier(transformers: Any, folder: Path, *, classes: Sequence[str] = ()) 
     return auto.from_pretrained(_model_folder(folder), local_files_only=True, **(head if classes else {})).float()
 
 
-def encoder(transformers: Any, folder: Path) -> Any:
+def bare_encoder(transformers: Any, folder: Path) -> Any:
     """The model in `folder` in float32, without a head."""
     return transformers.AutoModel.from_pretrained(_model_folder(folder), local_files_only=True).float()
 

@@ -1,0 +1,5 @@
+"""`python -m deltagram`."""
+
+from deltagram.cli import main
+
+main()

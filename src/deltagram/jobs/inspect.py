@@ -1,0 +1,104 @@
+"""What a delta says of itself, without its base: identity, plan, statistics, bytes against the entropy bound."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deltagram.arrays import U64
+from deltagram.delta import backend
+from deltagram.delta.masks import BLOCK
+from deltagram.progress import SILENT, Progress
+from deltagram.records import Meter, Record
+from deltagram.store.deltafile import Delta, damage, open_delta
+from deltagram.store.manifest import ListedMask, PrunedTensor, StoredTensor
+
+
+def inspect(delta: Path | str, *, progress: Progress = SILENT) -> Record:
+    """Identity, forms and bytes of a delta; each tensor's statistics and entropy bound.
+
+    The bound of a tensor is log2 C(entries, kept) bits for listed positions (none for seeded masks) plus the
+    order-0 entropy of the byte symbols of its stored values: exponents and mantissas, or codes and scales.
+    Raises FormatError for a delta whose structure is damaged (`verify` checks the rest).
+    """
+    meter = Meter.start()
+    opened = open_delta(delta)
+    manifest = opened.manifest
+    backend.prepare(progress=progress)
+    rows: dict[str, dict[str, Any]] = {}
+    for done, (name, tensor) in enumerate(manifest.tensors.items(), 1):
+        rows[name] = _row(opened, name, tensor) | _statistics(opened, name, tensor)
+        progress.advance("reading", done, len(manifest.tensors))
+    dense = sum(tensor.spec.nbytes for tensor in manifest.tensors.values())
+    forms: dict[str, int] = {}
+    for tensor in manifest.tensors.values():
+        forms[tensor.form] = forms.get(tensor.form, 0) + 1
+    numbers = {
+        **meter.numbers(), "delta_bytes": opened.nbytes, "dense_bytes": dense,
+        "ratio": round(dense / opened.nbytes, 2), "digest": opened.digest, "base": manifest.base.name,
+        "base_digest": manifest.base.digest, "base_tensors": manifest.base.tensors, "tuned": manifest.tuned.name,
+        "created_by": manifest.created_by, "requires": manifest.requires, "forms": forms,
+        "bound_bytes": sum(row["bound_bytes"] for row in rows.values()),
+        "dropped": sorted(manifest.dropped), "files": {name: f.stored for name, f in manifest.files.items()},
+    }  # fmt: skip
+    return Record(job="inspect", settings={"delta": str(delta)}, seed=manifest.seed, numbers=numbers, tensors=rows)
+
+
+def _row(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "form": tensor.form,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "bytes": delta.stored_bytes(name),
+    }
+    if tensor.base_name is not None:
+        row["base_name"] = tensor.base_name
+    if isinstance(tensor, PrunedTensor):
+        divisor = delta.divisors[name]
+        row |= {
+            "mask": tensor.mask.kind,
+            "kept": tensor.mask.keep,
+            "entries": tensor.common.size,
+            "values": tensor.values.model_dump(exclude_none=True),
+            "divide_by": float(divisor) if divisor.ndim == 0 else f"{divisor.size} rows",
+        }
+    return row
+
+
+def _statistics(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
+    """Moments of the kept values and the least bytes that positions and values can take."""
+    if not isinstance(tensor, PrunedTensor):
+        return {"bound_bytes": delta.stored_bytes(name)}
+    reader = delta.values(name)
+    total, square, largest = 0.0, 0.0, 0.0
+    counts: list[U64] = []
+    for index, first in enumerate(range(0, reader.count, BLOCK)):
+        with damage(name):
+            block = reader.values(first, min(first + BLOCK, reader.count)).astype(np.float64)
+            found = [np.bincount(plane, minlength=256).astype(np.uint64) for plane in reader.symbols(index)]
+        counts = [a + b for a, b in zip(counts, found, strict=True)] if counts else found
+        total, square = total + float(block.sum()), square + float((block**2).sum())
+        largest = max(largest, float(np.abs(block).max()))
+    count = max(1, reader.count)
+    bits = _position_bits(tensor) + sum(_entropy_bits(plane) for plane in counts)
+    return {
+        "mean": total / count,
+        "rms": math.sqrt(square / count),
+        "largest": largest,
+        "bound_bytes": math.ceil(bits / 8) + tensor.extra.nbytes,
+    }
+
+
+def _position_bits(tensor: PrunedTensor) -> float:
+    """log2 of the number of masks that keep as many entries; nothing for a mask that a seed gives."""
+    if not isinstance(tensor.mask, ListedMask):
+        return 0.0
+    size, keep = tensor.common.size, tensor.mask.keep
+    return (math.lgamma(size + 1) - math.lgamma(keep + 1) - math.lgamma(size - keep + 1)) / math.log(2)
+
+
+def _entropy_bits(counts: U64) -> float:
+    """Order-0 entropy of symbols with these counts, in bits for all of them."""
+    used = counts[counts > 0].astype(np.float64)
+    return float((used * np.log2(used.sum() / used)).sum())

@@ -1,0 +1,145 @@
+"""base + fine-tuned -> delta directory."""
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deltagram.arrays import F64
+from deltagram.delta import backend
+from deltagram.delta.plan import Plan
+from deltagram.jobs.card import model_card
+from deltagram.jobs.planning import plan_for
+from deltagram.progress import SILENT, Progress
+from deltagram.records import Meter, Record
+from deltagram.store import scales
+from deltagram.store.build import Pair, build
+from deltagram.store.checkpoint import open_checkpoint
+from deltagram.store.companions import Companions, choose, copy_into
+from deltagram.store.deltawriter import SHARD_BYTES, DeltaWriter
+from deltagram.store.digest import whole_digest
+from deltagram.store.manifest import (
+    BaseModelRef,
+    DroppedTensor,
+    Manifest,
+    StoredTensor,
+    TunedModelRef,
+    features,
+)
+from deltagram.store.outline import UNKNOWN, header_bounds, outline
+from deltagram.store.staging import check_output, recover, staged
+from deltagram.threads import default_threads, ordered
+
+
+def prune(
+    base: Path | str,
+    tuned: Path | str,
+    out: Path | str,
+    *,
+    keep: float | None = None,
+    budget: int | None = None,
+    method: str = "random",
+    divide_by: float | str = "dare",
+    values: str | None = None,
+    pack: bool = True,
+    plan: Path | str | None = None,
+    whole: Sequence[str] = (),
+    rename: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+    with_code: bool = False,
+    force: bool = False,
+    threads: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress = SILENT,
+) -> Record:
+    """Store what fine-tuning added to `base` as a delta directory `out`.
+
+    `keep` is the share of the entries kept (0 < keep <= 1, default 0.01), or `budget` the bytes the delta may
+    take. `method`: random, bernoulli, magnitude or exact. `divide_by`: "dare" (the method's own divisor) or a
+    number; `rescale` changes it later. `values`: a name in `delta.values.VALUES`. `plan` is a YAML file of
+    rules, `whole` globs of tensors to store unpruned. DARE: Yu et al., ICML 2024; DAREx: arXiv 2410.09344.
+
+    Raises SettingError, CheckpointError, PlanError or OutputError; then nothing is written.
+    """
+    meter = Meter.start()
+    base, tuned, out = Path(base), Path(tuned), Path(out)
+    recover(out)
+    check_output(out, force=force, inputs=(base, tuned))
+    pair = open_checkpoint(base), open_checkpoint(tuned)
+    made = plan_for(
+        *pair, keep=keep, budget=budget, method=method, divide_by=divide_by, values=values,
+        rules=plan, whole=whole, rename=rename,
+    )  # fmt: skip
+    files = choose(pair[0].folder, pair[1].folder, with_code=with_code)
+    compiled = backend.prepare(progress=progress)
+    start_up = meter.numbers()["seconds"]
+    with staged(out, force=force, inputs=(base, tuned)) as folder:
+        job = Pair(base=pair[0], tuned=pair[1], seed=seed, pack=pack, folder=folder)
+        manifest = _write(job, made, files, shard_bytes=shard_bytes, threads=threads, progress=progress)
+        (folder / "README.md").write_text(model_card(manifest, name=out.name), "utf-8")
+        delta_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    numbers: dict[str, Any] = {
+        **meter.numbers(), "start_up_seconds": start_up, "kernels": compiled, "delta_bytes": delta_bytes,
+        "base_bytes": pair[0].nbytes, "tuned_bytes": pair[1].nbytes, "ratio": round(pair[1].nbytes / delta_bytes, 2),
+        "tensors": len(manifest.tensors), "dropped": sorted(manifest.dropped), "left_behind": list(files.left),
+        "base_digest": manifest.base.digest, "matching": made.matching,
+    }  # fmt: skip
+    settings = {
+        "base": str(base), "tuned": str(tuned), "out": str(out), "keep": keep, "budget": budget, "method": method,
+        "divide_by": divide_by, "values": values, "pack": pack, "whole": list(whole), "plan": str(plan or ""),
+    }  # fmt: skip
+    stored = {name: {"form": tensor.form} for name, tensor in manifest.tensors.items()}
+    return Record(job="prune", settings=settings, seed=seed, numbers=numbers, tensors=stored)
+
+
+def _write(
+    job: Pair, plan: Plan, files: Companions, *, shard_bytes: int, threads: int | None, progress: Progress
+) -> Manifest:
+    """Everything into the staging folder; returns the manifest."""
+    count = threads or default_threads()
+    sketch = _manifest(job, files, {entry.name: outline(entry, pack=job.pack) for entry in plan.entries}, plan.dropped)
+    writer = DeltaWriter(job.folder, reserve=header_bounds(sketch, plan), shard_bytes=shard_bytes)
+    tensors: dict[str, StoredTensor] = {}
+    divisors: dict[str, F64] = {}
+    total, done = sum(entry.tuned.nbytes for entry in plan.entries), 0
+    try:
+        for built in ordered(lambda entry: build(entry, job), plan.entries, threads=count):
+            digest = writer.add(built.name, built.parts)
+            tensors[built.name] = built.tensor.model_copy(update={"digest": digest} if built.parts else {})
+            if built.divisor is not None:
+                divisors[built.name] = np.array(built.divisor, np.float64)
+            done += built.tensor.spec.nbytes
+            progress.advance("pruning", done, total)
+        dropped = dict(zip(plan.dropped, ordered(job.base.digest, plan.dropped, threads=count), strict=True))
+        manifest = _manifest(job, files, tensors, dropped)
+        digest = writer.finish(manifest.text())
+    finally:
+        writer.close()
+    (job.folder / scales.NAME).write_bytes(scales.scales_bytes(divisors, digest))
+    if job.tuned.folder is not None:
+        copy_into(job.tuned.folder, files.copied, job.folder)
+    return manifest
+
+
+def _manifest(
+    job: Pair, files: Companions, tensors: Mapping[str, StoredTensor], dropped: Mapping[str, str] | Sequence[str]
+) -> Manifest:
+    """The manifest; while only names of the dropped are known, their digests are placeholders."""
+    gone = dropped if isinstance(dropped, Mapping) else dict.fromkeys(dropped, UNKNOWN)
+    digests = {tensor.base_name or name: tensor.base_digest for name, tensor in tensors.items() if tensor.base_digest}
+    specs = job.base.specs
+    return Manifest(
+        requires=features(tensors),
+        created_by=f"deltagram {version('deltagram')}",
+        seed=job.seed,
+        base=BaseModelRef(name=job.base.path.name, digest=whole_digest(digests | dict(gone)), tensors=len(specs)),
+        tuned=TunedModelRef(name=job.tuned.path.name),
+        files=files.files,
+        dropped={
+            name: DroppedTensor(shape=list(specs[name].shape), dtype=specs[name].dtype, digest=digest)
+            for name, digest in gone.items()
+        },
+        tensors=tensors,
+    )

@@ -1,0 +1,304 @@
+"""One tensor of a fine-tuned model to its stored form: base and tuned are each read once, in blocks."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+
+from deltagram import seeds
+from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, convert, entries
+from deltagram.delta import kernels, scores
+from deltagram.delta.difference import difference, difference_at, distance
+from deltagram.delta.masks import BLOCK, Bernoulli, Stratified, walk
+from deltagram.delta.methods import kept_count, threshold
+from deltagram.delta.plan import Entry
+from deltagram.delta.values import Codebook, fit_codebook, histogram
+from deltagram.errors import PlanError
+from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
+from deltagram.store.codecs import ValueWriter
+from deltagram.store.deltawriter import NewPart, sized
+from deltagram.store.digest import tensor_hasher
+from deltagram.store.manifest import (
+    BernoulliMask,
+    ExactTensor,
+    ListedMask,
+    PrunedTensor,
+    SameTensor,
+    StoredTensor,
+    StoredValues,
+    StratifiedMask,
+    WholeTensor,
+)
+from deltagram.store.outline import UNKNOWN
+from deltagram.store.planes import PlaneWriter, Spool, split
+from deltagram.store.positions import PositionEncoder
+
+EXACT_LEVEL = 3
+_Part = tuple[Spec, Iterable[bytes | memoryview]]
+FIX = "store it whole with --whole '{name}', or everything with --method exact"
+
+
+@dataclass(kw_only=True)
+class Built:
+    """A tensor ready to be written: the manifest's entry (its payload digest still unknown) and its parts."""
+
+    name: str
+    tensor: StoredTensor
+    parts: list[NewPart] = field(default_factory=list)
+    divisor: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The two checkpoints, the seed, and where spooled bytes may lie."""
+
+    base: Checkpoint
+    tuned: Checkpoint
+    seed: int
+    pack: bool
+    folder: Path
+
+
+class Scan:
+    """Passes once over the common entries of a tensor pair, hashing the base and looking for faults."""
+
+    def __init__(self, pair: Pair, entry: Entry) -> None:
+        self._pair, self._entry = pair, entry
+        self.base_name = entry.base_name or entry.name
+        self.base_spec = entry.base or entry.tuned
+        self.same = self.base_spec.shape == entry.tuned.shape
+        self.base_finite = self.tuned_finite = True
+        self._hasher = tensor_hasher(self.base_name, self.base_spec)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Entry ranges of about one mebibyte."""
+        size = entries(self._entry.common)
+        widest = max(DTYPES[s.dtype].bits.itemsize for s in (self.base_spec, self._entry.tuned))
+        step = BLOCK_BYTES // widest
+        return ((start, min(start + step, size)) for start in range(0, size, step))
+
+    def pair(self, start: int, stop: int) -> tuple[Bits, Bits]:
+        """Base and tuned bit patterns of a range, without looking at them."""
+        return self._pair.base.bits(self.base_name, start, stop), self._pair.tuned.bits(self._entry.name, start, stop)
+
+    def take(self, start: int, stop: int) -> tuple[Bits, Bits]:
+        """`pair`, hashed and searched; call for every range once, in order."""
+        base, tuned = self.pair(start, stop)
+        self._hasher.update(base.view(np.uint8).data)
+        if self._entry.tuned.floating and self.base_spec.floating:
+            self.base_finite = self.base_finite and kernels.all_finite(base, self.base_spec.dtype)
+            self.tuned_finite = self.tuned_finite and kernels.all_finite(tuned, self._entry.tuned.dtype)
+        if self.same:
+            self.same = np.array_equal(self.as_tuned(base), tuned)
+        return base, tuned
+
+    def as_tuned(self, base: Bits) -> Bits:
+        """Base patterns rounded to the tuned dtype."""
+        if self.base_spec.dtype == self._entry.tuned.dtype:
+            return base
+        if not (self.base_spec.floating and self._entry.tuned.floating):
+            return np.empty(0, np.uint8)  # other types are never equal
+        return convert(base, self.base_spec.dtype, self._entry.tuned.dtype)
+
+    def digest(self) -> str:
+        """The base tensor's digest, once all ranges were taken (rows beyond the common ones are added here)."""
+        raw = self._pair.base.views[self.base_name]
+        read = entries(self._entry.common) * DTYPES[self.base_spec.dtype].width // 8
+        self._hasher.update(raw[read:])
+        return self._hasher.hexdigest()
+
+    def check_finite(self) -> None:
+        """Raise PlanError if either side holds NaN or infinity."""
+        if not (self.base_finite and self.tuned_finite):
+            side = "the fine-tuned tensor" if not self.tuned_finite else "the base tensor"
+            name = self._entry.name
+            raise PlanError(name, f"{side} holds NaN or infinity, which pruning cannot keep", fix=FIX.format(name=name))
+
+
+def build(entry: Entry, pair: Pair) -> Built:
+    """The stored form of one tensor. Raises PlanError, naming the tensor, for values it cannot hold."""
+    if entry.form == "whole":
+        return _whole(entry, pair)
+    if entry.form == "exact":
+        return _exact(entry, pair)
+    try:
+        if entry.method.mask == "listed":
+            return _listed(entry, pair)
+        return _seeded(entry, pair)
+    except ValueError as fault:
+        raise PlanError(entry.name, str(fault), fix=FIX.format(name=entry.name)) from None
+
+
+def _identity(entry: Entry, scan: Scan, digest: str) -> dict[str, object]:
+    """The fields that every tensor with a base has."""
+    base, tuned = scan.base_spec, entry.tuned
+    return {
+        "shape": list(tuned.shape),
+        "dtype": tuned.dtype,
+        "base_name": None if scan.base_name == entry.name else scan.base_name,
+        "base_shape": None if base.shape == tuned.shape else list(base.shape),
+        "base_dtype": None if base.dtype == tuned.dtype else base.dtype,
+        "base_digest": digest,
+    }
+
+
+def _same(entry: Entry, scan: Scan, digest: str) -> Built:
+    return Built(name=entry.name, tensor=SameTensor.model_validate(_identity(entry, scan, digest)))
+
+
+def _whole(entry: Entry, pair: Pair) -> Built:
+    spec = entry.tuned
+    parts = sized({"whole": (spec, [pair.tuned.views[entry.name]])})
+    if entry.base is None:
+        tensor = WholeTensor(shape=list(spec.shape), dtype=spec.dtype, digest=UNKNOWN)
+        return Built(name=entry.name, tensor=tensor, parts=parts)
+    scan = Scan(pair, entry)
+    digest = pair.base.digest(scan.base_name)
+    if entry.base == spec and pair.base.views[scan.base_name] == pair.tuned.views[entry.name]:
+        return _same(entry, scan, digest)
+    stored = WholeTensor.model_validate({**_identity(entry, scan, digest), "digest": UNKNOWN})
+    return Built(name=entry.name, tensor=stored, parts=parts)
+
+
+def _exact(entry: Entry, pair: Pair) -> Built:
+    scan = Scan(pair, entry)
+    hasher = tensor_hasher(entry.name, entry.tuned)
+    writer = PlaneWriter(level=EXACT_LEVEL, folder=pair.folder)
+    waiting: list[Bits] = []
+    for start, stop in scan.spans():
+        base, tuned = scan.take(start, stop)
+        hasher.update(tuned.view(np.uint8).data)
+        words = distance(scan.as_tuned(base), tuned, floating=entry.tuned.floating)
+        waiting.append(words)
+        joined = np.concatenate(waiting) if len(waiting) > 1 else words
+        whole = joined.size if stop == entry.tuned.size else joined.size // BLOCK * BLOCK
+        for first in range(0, whole, BLOCK):
+            writer.add(split(joined[first : min(first + BLOCK, whole)]))
+        waiting = [joined[whole:]]
+    digest = scan.digest()
+    if scan.same:
+        return _same(entry, scan, digest)
+    fields = {**_identity(entry, scan, digest), "tuned_digest": hasher.hexdigest(), "digest": UNKNOWN}
+    parts = sized({"planes": (Spec(dtype="U8", shape=(writer.nbytes,)), writer.pieces())})
+    return Built(name=entry.name, tensor=ExactTensor.model_validate(fields), parts=parts)
+
+
+def _seeded(entry: Entry, pair: Pair) -> Built:
+    """One fused pass: hash, search, gather."""
+    mask = _draw(entry, seeds.key(pair.seed, entry.name))
+    scan, kept, check = Scan(pair, entry), _Kept(entry, pair), blake3()
+    for start, stop, _, positions in walk(mask, scan.spans()):
+        base, tuned = scan.take(start, stop)
+        check.update(positions.view(np.uint8).data)
+        kept.add(difference_at(base, scan.base_spec.dtype, tuned, entry.tuned.dtype, positions, start))
+    digest = scan.digest()
+    if scan.same:
+        return _same(entry, scan, digest)
+    scan.check_finite()
+    described: StratifiedMask | BernoulliMask
+    extra: dict[str, _Part] = {}
+    if isinstance(mask, Bernoulli):
+        described = BernoulliMask(threshold=mask.threshold, keep=mask.keep, check=check.hexdigest(8))
+        extra["counts"] = (
+            Spec(dtype="U32", shape=(len(mask.counts),)),
+            [np.array(mask.counts, "<u4").tobytes()],
+        )
+    else:
+        described = StratifiedMask(keep=mask.keep, check=check.hexdigest(8))
+    return _pruned(entry, pair, _identity(entry, scan, digest) | {"mask": described}, kept, extra)
+
+
+def _draw(entry: Entry, key: int) -> Stratified | Bernoulli:
+    size = entries(entry.common)
+    if entry.method.mask == "stratified":
+        return Stratified(size=size, keep=kept_count(entry.method, size), key=key)
+    return Bernoulli.draw(size=size, key=key, threshold=threshold(entry.method))
+
+
+def _listed(entry: Entry, pair: Pair) -> Built:
+    """Three passes: two find the threshold (the first also hashes and searches), the third gathers."""
+    scan, passes = Scan(pair, entry), 0
+    size = entries(entry.common)
+
+    def differences() -> Iterator[F32]:
+        nonlocal passes
+        passes += 1
+        read = scan.take if passes == 1 else scan.pair
+        for start, stop in scan.spans():
+            base, tuned = read(start, stop)
+            yield difference(base, scan.base_spec.dtype, tuned, entry.tuned.dtype)
+
+    keep = kept_count(entry.method, size)
+    found = scores.largest(differences, keep=keep)
+    digest = scan.digest()
+    if scan.same:
+        return _same(entry, scan, digest)
+    scan.check_finite()
+    encoder, kept, check = PositionEncoder(size=size, keep=keep), _Kept(entry, pair), blake3()
+    for positions, values in scores.kept(differences, found):
+        encoder.add(positions)
+        check.update(positions.view(np.uint8).data)
+        kept.add(values)
+    coding, blob = encoder.finish()
+    mask = ListedMask(keep=keep, score="magnitude", coding=coding, check=check.hexdigest(8))
+    extra = {"positions": (Spec(dtype="U8", shape=(len(blob),)), [blob])}
+    return _pruned(entry, pair, _identity(entry, scan, digest) | {"mask": mask}, kept, extra)
+
+
+class _Kept:
+    """Kept differences on their way into a codec; a codebook first waits for all of them."""
+
+    def __init__(self, entry: Entry, pair: Pair) -> None:
+        self._setting, self._pair = entry.values, pair
+        self._book_bits = entry.values.bits if isinstance(entry.values, Codebook) else 0
+        self._counts: U64 = np.zeros(1 << 16, np.uint64)
+        self._waiting = Spool(pair.folder)
+        self._writer = None if self._book_bits else self._open(None)
+        self.overflowed = False
+
+    def _open(self, book: F32 | None) -> ValueWriter:
+        return ValueWriter(self._setting, pack=self._pair.pack, folder=self._pair.folder, book=book)
+
+    def add(self, values: F32) -> None:
+        """Append differences; those that are not finite are counted as a fault, not stored."""
+        finite = np.isfinite(values)
+        if not finite.all():
+            self.overflowed = True
+            values = np.where(finite, values, np.float32(0))
+        if self._writer is not None:
+            self._writer.add(values)
+        else:
+            self._counts = histogram(values, self._counts)
+            self._waiting.write(values.data)
+
+    def finish(self) -> tuple[Spec, Iterator[bytes]]:
+        """The `values` part. Raises ValueError if a difference was not finite."""
+        if self.overflowed:
+            raise ValueError("a difference overflows float32")
+        writer = self._writer
+        if writer is None:
+            writer = self._open(fit_codebook(self._counts, Codebook(bits=self._book_bits)))
+            for piece in self._waiting.pieces():
+                writer.add(np.frombuffer(piece, np.float32))
+        return writer.finish()
+
+
+def _pruned(entry: Entry, pair: Pair, fields: dict[str, object], kept: _Kept, extra: Mapping[str, _Part]) -> Built:
+    parts: dict[str, _Part] = {"values": kept.finish(), **extra}
+    resized = entry.base is not None and entry.base.shape != entry.tuned.shape
+    rows = entries(entry.common) * DTYPES[entry.tuned.dtype].width // 8
+    remaining = pair.tuned.views[entry.name][rows:]
+    if len(remaining):
+        shape = (entry.tuned.shape[0] - entry.common[0], *entry.tuned.shape[1:])
+        parts["rows"] = (Spec(dtype=entry.tuned.dtype, shape=shape), [remaining])
+    stored = PrunedTensor.model_validate(
+        fields
+        | {
+            "form": "resized" if resized else "pruned",
+            "values": StoredValues.of(entry.values, pack=pair.pack),
+            "digest": UNKNOWN,
+        }
+    )
+    return Built(name=entry.name, tensor=stored, parts=sized(parts), divisor=entry.divisor)

@@ -1,0 +1,284 @@
+"""Reading a delta directory: everything is checked against the header before anything is used."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from blake3 import blake3
+
+from deltagram import seeds
+from deltagram.arrays import DTYPES, F64, Spec
+from deltagram.delta.masks import BLOCK, Bernoulli, Mask, Stratified
+from deltagram.delta.values import Floats
+from deltagram.errors import FormatError
+from deltagram.store import scales
+from deltagram.store.checkpoint import map_file
+from deltagram.store.codecs import ValueReader
+from deltagram.store.digest import tensor_hasher
+from deltagram.store.header import Header, header_text, read_header
+from deltagram.store.manifest import (
+    BernoulliMask,
+    ExactTensor,
+    Manifest,
+    PrunedTensor,
+    StoredTensor,
+    StratifiedMask,
+    WholeTensor,
+    features,
+    manifest_digest,
+    read_manifest,
+)
+from deltagram.store.planes import PlaneReader
+from deltagram.store.positions import CodedPositions
+
+NAME: Final = "delta.safetensors"
+INDEX: Final = "delta.safetensors.index.json"
+FORMAT: Final = "deltagram"
+
+
+@contextmanager
+def damage(where: str) -> Iterator[None]:
+    """Turn the plain ValueError of a decoder into a FormatError that says which tensor or file it is."""
+    try:
+        yield
+    except ValueError as fault:
+        raise FormatError(where, str(fault), fix="the delta is damaged: fetch or make it again") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One stored array: `name:suffix` in the file."""
+
+    spec: Spec
+    data: memoryview
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delta:
+    """A delta directory, opened: the manifest, the stored parts (mapped), and the divisors."""
+
+    path: Path
+    manifest: Manifest
+    digest: str
+    parts: Mapping[str, Part]
+    divisors: Mapping[str, F64]
+    files: tuple[Path, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the payload and scales files together."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def stored_bytes(self, name: str) -> int:
+        """Payload bytes of one tensor."""
+        return sum(part.spec.nbytes for part in self.tensor_parts(name).values())
+
+    def tensor_parts(self, name: str) -> dict[str, Part]:
+        """The stored arrays of one tensor by suffix, in suffix order."""
+        entry = self.manifest.tensors[name]
+        return {suffix: self.parts[f"{name}:{suffix}"] for suffix in sorted(part_specs(entry))}
+
+    def check_payload(self, name: str) -> None:
+        """Raise FormatError unless the stored bytes of a tensor are those the manifest speaks of."""
+        entry = self.manifest.tensors[name]
+        if not isinstance(entry, PrunedTensor | WholeTensor | ExactTensor):
+            return
+        found = payload_digest({f"{name}:{suffix}": part for suffix, part in self.tensor_parts(name).items()})
+        if found != entry.digest:
+            raise FormatError(
+                name, f"its payload has digest {found[:16]}...", expected=f"{entry.digest[:16]}...",
+                fix="the delta is damaged: fetch or make it again",
+            )  # fmt: skip
+
+    def mask(self, name: str) -> Mask:
+        """Which entries of a pruned tensor (of its common rows) are kept."""
+        entry = self._pruned(name)
+        size, mask = entry.common.size, entry.mask
+        key = seeds.key(self.manifest.seed, name)
+        with damage(name):
+            if isinstance(mask, StratifiedMask):
+                return Stratified(size=size, keep=mask.keep, key=key)
+            if isinstance(mask, BernoulliMask):
+                counts = np.frombuffer(self.parts[f"{name}:counts"].data, "<u4")
+                drawn = Bernoulli(size=size, key=key, threshold=mask.threshold, counts=tuple(counts.tolist()))
+                if drawn.keep != mask.keep:
+                    raise ValueError(f"its counts add up to {drawn.keep}, the manifest says {mask.keep}")
+                return drawn
+            positions = self.parts[f"{name}:positions"].data
+            return CodedPositions(positions, size=size, keep=mask.keep, coding=mask.coding)
+
+    def values(self, name: str) -> ValueReader:
+        """The kept values of a pruned tensor."""
+        entry = self._pruned(name)
+        packed = entry.values.pack is not None
+        with damage(name):
+            part = self.parts[f"{name}:values"].data
+            return ValueReader(part, entry.values.setting(), pack=packed, count=entry.mask.keep)
+
+    def planes(self, name: str) -> PlaneReader:
+        """The packed distances of an exact tensor."""
+        entry = self.manifest.tensors[name]
+        with damage(name):
+            width = DTYPES[entry.dtype].bits.itemsize
+            words = entry.spec.nbytes // width
+            return PlaneReader(self.parts[f"{name}:planes"].data, blocks=-(-words // BLOCK), planes=width)
+
+    def _pruned(self, name: str) -> PrunedTensor:
+        entry = self.manifest.tensors[name]
+        if not isinstance(entry, PrunedTensor):
+            raise FormatError(name, f"is stored {entry.form}", expected="pruned or resized")
+        return entry
+
+
+def part_specs(entry: StoredTensor) -> dict[str, Spec | None]:
+    """The stored arrays a tensor of this form has: suffix to spec; None for bytes whose count the data decide."""
+    if isinstance(entry, WholeTensor):
+        return {"whole": entry.spec}
+    if isinstance(entry, ExactTensor):
+        return {"planes": None}
+    if not isinstance(entry, PrunedTensor):
+        return {}
+    setting, packed = entry.values.setting(), entry.values.pack is not None
+    plain = isinstance(setting, Floats) and not packed
+    parts: dict[str, Spec | None] = {"values": None}
+    if plain and isinstance(setting, Floats):
+        parts["values"] = Spec(dtype=setting.dtype, shape=(entry.mask.keep,))
+    if isinstance(entry.mask, BernoulliMask):
+        parts["counts"] = Spec(dtype="U32", shape=(-(-entry.common.size // BLOCK),))
+    elif not isinstance(entry.mask, StratifiedMask):
+        parts["positions"] = None
+    if entry.form == "resized" and entry.extra.size:
+        parts["rows"] = entry.extra
+    return parts
+
+
+def payload_digest(parts: Mapping[str, Part]) -> str:
+    """blake3 over the tensor digests of a tensor's parts, in the order of their suffixes."""
+    digest = blake3()
+    for name, part in parts.items():
+        hasher = tensor_hasher(name, part.spec)
+        hasher.update(part.data)
+        digest.update(hasher.digest())
+    return digest.hexdigest()
+
+
+def open_delta(path: Path | str) -> Delta:
+    """Open a delta directory; payload digests are left to `Delta.check_payload` and `verify`.
+
+    Raises FormatError, naming the file or tensor, for anything docs/FORMAT.md does not allow.
+    """
+    path = Path(path)
+    files = _files(path)
+    headers = [_header(file) for file in files]
+    manifest, digest = _manifest(files[0], headers[0])
+    parts: dict[str, Part] = {}
+    for file, header in zip(files, headers, strict=True):
+        data = map_file(file)
+        for name, placed in header.tensors.items():
+            if name in parts:
+                raise FormatError(str(file), f"holds {name} a second time")
+            parts[name] = Part(spec=placed.spec, data=data[placed.start : placed.stop])
+    _check_parts(path, manifest, parts)
+    rows = {name: e.common.shape for name, e in manifest.tensors.items() if isinstance(e, PrunedTensor)}
+    divisors = scales.read_scales(path / scales.NAME, manifest=digest, rows=rows)
+    _check_files(path, manifest)
+    return Delta(
+        path=path,
+        manifest=manifest,
+        digest=digest,
+        parts=parts,
+        divisors=divisors,
+        files=(*files, path / scales.NAME),
+    )
+
+
+def index_bytes(shards: Mapping[str, list[str]], total: int) -> bytes:
+    """The index of a sharded delta: which file holds which part."""
+    weight_map = {part: file for file, parts in shards.items() for part in parts}
+    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise FormatError(str(path), "there is no such directory", expected="a delta directory")
+    if (path / NAME).is_file():
+        return [path / NAME]
+    if not (path / INDEX).is_file():
+        raise FormatError(str(path), f"holds no {NAME}", expected="a delta directory written by deltagram prune")
+    with damage(str(path / INDEX)):
+        raw = (path / INDEX).read_bytes()
+        try:
+            listed = json.loads(raw)["weight_map"]
+            shards = {file: [part for part in listed if listed[part] == file] for file in sorted(set(listed.values()))}
+        except (KeyError, TypeError, AttributeError, RecursionError):
+            raise ValueError("is not the index of a delta") from None
+        files = [path / file for file in shards]
+        if not files or any(Path(file).name != file or not (path / file).is_file() for file in shards):
+            raise ValueError("names a shard that is not beside it")
+        total = sum(file.stat().st_size for file in files)
+        stored = {file.name: list(_header(file).tensors) for file in files}
+        if raw != index_bytes(stored, total):
+            raise ValueError("does not list what its shards hold")
+    return files
+
+
+def _header(file: Path) -> Header:
+    try:
+        data = map_file(file)
+    except OSError as fault:
+        raise FormatError(str(file), f"cannot be read ({fault.strerror})") from None
+    with damage(str(file)):
+        header = read_header(data)
+        order = dict(sorted(header.tensors.items(), key=lambda item: (item[1].start, item[1].stop)))
+        text = header_text({name: placed.spec for name, placed in order.items()}, header.metadata)
+        if list(order) != list(header.tensors) or text.ljust(len(header.raw)) != header.raw:
+            raise ValueError("the header is not as deltagram writes it")
+    return header
+
+
+def _manifest(file: Path, header: Header) -> tuple[Manifest, str]:
+    if header.metadata.get("format") != FORMAT or "deltagram" not in header.metadata:
+        raise FormatError(str(file), "is a safetensors file, but not a delta")
+    text = header.metadata["deltagram"]
+    digest = manifest_digest(text)
+    with damage(str(file)):
+        if header.metadata.get("digest") != digest or len(header.metadata) != 3:
+            raise ValueError("the manifest does not match its digest")
+        manifest = read_manifest(text)
+        if manifest.text() != text:
+            raise ValueError("the manifest is not in canonical form")
+        if manifest.requires != features(manifest.tensors):
+            raise ValueError("the manifest's features are not those its tensors use")
+    return manifest, digest
+
+
+def _check_parts(path: Path, manifest: Manifest, parts: Mapping[str, Part]) -> None:
+    expected = {
+        f"{name}:{suffix}": spec
+        for name, entry in manifest.tensors.items()
+        for suffix, spec in part_specs(entry).items()
+    }
+    odd = sorted(set(expected) ^ set(parts))
+    if odd:
+        where = "in the file but not in the manifest" if odd[0] in parts else "in the manifest but not in the file"
+        raise FormatError(str(path / NAME), f"{odd[0]} is {where}")
+    for name, spec in expected.items():
+        found = parts[name].spec
+        if (spec is None and (found.dtype != "U8" or len(found.shape) != 1)) or (spec is not None and found != spec):
+            raise FormatError(name, f"is stored as {found}", expected=str(spec) if spec else "U8 (bytes,)")
+
+
+def _check_files(path: Path, manifest: Manifest) -> None:
+    for name, file in manifest.files.items():
+        lexical = Path(name)
+        if lexical.is_absolute() or ".." in lexical.parts or lexical.as_posix() != name or "\\" in name:
+            raise FormatError(str(path), f"names the file {name!r}, which leaves the directory")
+        if file.stored != "delta":
+            continue
+        stored = path / lexical
+        if stored.is_symlink() or not stored.is_file() or stored.stat().st_size != file.bytes:
+            raise FormatError(str(stored), "is missing, a link, or of another size", expected=f"{file.bytes:,} bytes")

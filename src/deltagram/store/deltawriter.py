@@ -1,0 +1,98 @@
+"""Writing a delta's payload as one stream although its manifest is known last; shards past 5 GB."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Final
+
+from blake3 import blake3
+
+from deltagram.arrays import Spec
+from deltagram.store.deltafile import FORMAT, INDEX, NAME, index_bytes
+from deltagram.store.digest import tensor_hasher
+from deltagram.store.header import framed, header_text
+from deltagram.store.manifest import manifest_digest
+
+SHARD_BYTES: Final = 5_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewPart:
+    """An array to be stored: its bytes come in pieces."""
+
+    suffix: str
+    spec: Spec
+    pieces: Iterable[bytes | memoryview]
+
+
+class DeltaWriter:
+    """Appends parts to `folder`; headers are filled in by `finish`.
+
+    `reserve` is how many bytes the header of the first file and of any further one may take.
+    """
+
+    def __init__(self, folder: Path, *, reserve: tuple[int, int], shard_bytes: int = SHARD_BYTES) -> None:
+        self._folder, self._reserve, self._shard_bytes = folder, reserve, shard_bytes
+        self._shards: list[dict[str, Spec]] = []
+        self._reserved: list[int] = []
+        self._file: IO[bytes] | None = None
+        self._written = 0
+
+    def add(self, name: str, parts: Iterable[NewPart]) -> str:
+        """Append the parts of tensor `name`, in suffix order; returns the payload digest."""
+        digest = blake3()
+        for part in parts:
+            file, full = self._open(part.spec.nbytes), f"{name}:{part.suffix}"
+            hasher = tensor_hasher(full, part.spec)
+            for piece in part.pieces:
+                hasher.update(piece)
+                file.write(piece)
+            digest.update(hasher.digest())
+            self._shards[-1][full] = part.spec
+            self._written += part.spec.nbytes
+        return digest.hexdigest()
+
+    def _open(self, nbytes: int) -> IO[bytes]:
+        if self._file is not None and self._written and self._written + nbytes > self._shard_bytes:
+            self._file.close()
+            self._file = None
+        if self._file is None:
+            reserve = self._reserve[1 if self._shards else 0]
+            self._reserved.append(-(-reserve // 8) * 8)
+            self._shards.append({})
+            self._written = 0
+            self._file = (self._folder / f"shard-{len(self._shards)}").open("wb")
+            self._file.seek(8 + self._reserved[-1])
+        return self._file
+
+    def close(self) -> None:
+        """Let go of the file (after a failure; `finish` does it otherwise)."""
+        if self._file is not None:
+            self._file.close()
+
+    def finish(self, manifest: str) -> str:
+        """Fill in the headers and give the files their names; returns the manifest's digest."""
+        self._open(0)
+        self.close()
+        digest = manifest_digest(manifest)
+        count = len(self._shards)
+        stored: dict[str, list[str]] = {}
+        total = 0
+        for number, specs in enumerate(self._shards, 1):
+            name = NAME if count == 1 else f"delta-{number:05d}-of-{count:05d}.safetensors"
+            first = {"deltagram": manifest, "digest": digest} if number == 1 else {}
+            text = header_text(specs, {"format": FORMAT, **first})
+            path = self._folder / f"shard-{number}"
+            with path.open("r+b") as file:
+                file.write(framed(text, length=self._reserved[number - 1]))
+            path.rename(self._folder / name)
+            total += (self._folder / name).stat().st_size
+            stored[name] = list(specs)
+        if count > 1:
+            (self._folder / INDEX).write_bytes(index_bytes(stored, total))
+        return digest
+
+
+def sized(pieces: Mapping[str, tuple[Spec, Iterable[bytes | memoryview]]]) -> list[NewPart]:
+    """Parts in suffix order."""
+    return [NewPart(suffix=suffix, spec=spec, pieces=data) for suffix, (spec, data) in sorted(pieces.items())]

@@ -1,0 +1,65 @@
+"""The longest manifest and header a plan can lead to, so that payloads can be written before they are known."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from deltagram.arrays import Spec, entries
+from deltagram.delta.masks import WORDS
+from deltagram.delta.methods import kept_count, threshold
+from deltagram.delta.plan import Entry, Plan
+from deltagram.store.deltafile import FORMAT, part_specs
+from deltagram.store.header import header_text
+from deltagram.store.manifest import (
+    BernoulliMask,
+    ExactTensor,
+    ListedMask,
+    Manifest,
+    PrunedTensor,
+    StoredTensor,
+    StoredValues,
+    StratifiedMask,
+    WholeTensor,
+)
+
+UNKNOWN = "0" * 64  # a digest filled in later
+_CHECK = "0" * 16
+
+
+def outline(entry: Entry, *, pack: bool) -> StoredTensor:
+    """A manifest entry at least as long as the one `entry` will get."""
+    base, tuned = entry.base, entry.tuned
+    fields: dict[str, Any] = {"shape": list(tuned.shape), "dtype": tuned.dtype, "digest": UNKNOWN}
+    if base is None:
+        return WholeTensor.model_validate(fields)
+    fields |= {"base_digest": UNKNOWN}
+    fields |= {"base_name": None if entry.base_name == entry.name else entry.base_name}
+    fields |= {"base_shape": None if base.shape == tuned.shape else list(base.shape)}
+    fields |= {"base_dtype": None if base.dtype == tuned.dtype else base.dtype}
+    if entry.form == "whole":
+        return WholeTensor.model_validate(fields)
+    if entry.form == "exact":
+        return ExactTensor.model_validate(fields | {"tuned_digest": UNKNOWN})
+    fields |= {"form": "pruned" if base.shape == tuned.shape else "resized", "mask": _mask(entry)}
+    return PrunedTensor.model_validate(fields | {"values": StoredValues.of(entry.values, pack=pack)})
+
+
+def _mask(entry: Entry) -> StratifiedMask | BernoulliMask | ListedMask:
+    size = entries(entry.common)
+    if entry.method.mask == "stratified":
+        return StratifiedMask(keep=kept_count(entry.method, size), check=_CHECK)
+    if entry.method.mask == "bernoulli":
+        return BernoulliMask(keep=size, threshold=threshold(entry.method), check=_CHECK)
+    coding: Mapping[str, int | str] = {"coding": "golomb", "divisor": WORDS * WORDS}
+    return ListedMask(keep=kept_count(entry.method, size), score="magnitude", coding=coding, check=_CHECK)
+
+
+def header_bounds(manifest: Manifest, plan: Plan) -> tuple[int, int]:
+    """Bytes to reserve for the header of the first file and of any further one; `manifest` holds outlines."""
+    largest = 2 * sum(entry.tuned.nbytes for entry in plan.entries) + 1_000_000
+    specs = {
+        f"{name}:{suffix}": spec or Spec(dtype="U8", shape=(largest,))
+        for name, tensor in manifest.tensors.items()
+        for suffix, spec in sorted(part_specs(tensor).items())
+    }
+    first = {"format": FORMAT, "deltagram": manifest.text(), "digest": UNKNOWN}
+    return len(header_text(specs, first)), len(header_text(specs, {"format": FORMAT}))

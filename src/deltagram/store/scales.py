@@ -1,0 +1,95 @@
+"""`scales.safetensors`: what every pruned tensor is divided by, replaceable without touching the payload."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from blake3 import blake3
+
+from deltagram.arrays import DTYPES, F64, Spec, as_floats
+from deltagram.errors import FormatError, SettingError
+from deltagram.store.checkpoint import map_file
+from deltagram.store.digest import tensor_hasher
+from deltagram.store.header import framed, header_text, read_header
+
+NAME: Final = "scales.safetensors"
+FORMAT: Final = "deltagram-scales"
+
+
+def check_divisor(name: str, divisor: F64) -> None:
+    """Raise SettingError unless every entry is finite and positive, in float32 too."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = divisor.astype(np.float32)
+    if not (np.isfinite(divisor).all() and np.isfinite(rounded).all() and (rounded > 0).all()):
+        worst = divisor.reshape(-1)[int(np.argmin(np.where(np.isfinite(divisor), divisor, -np.inf)))]
+        raise SettingError(f"divide-by of {name}", f"is {worst}", expected="a positive, finite number")
+
+
+def scales_bytes(divisors: Mapping[str, F64], manifest: str) -> bytes:
+    """The file's bytes: F64 scalars for whole tensors, F32 vectors of one entry a row.
+
+    `manifest` is the manifest's digest.
+    """
+    specs: dict[str, Spec] = {}
+    data: list[bytes] = []
+    for name, divisor in divisors.items():
+        check_divisor(name, divisor)
+        by_row = divisor.ndim == 1
+        specs[name] = Spec(dtype="F32" if by_row else "F64", shape=divisor.shape)
+        data.append(divisor.astype("<f4" if by_row else "<f8").tobytes())
+    digest = _content_digest({name: (spec, part) for (name, spec), part in zip(specs.items(), data, strict=True)})
+    metadata = {"format": FORMAT, "manifest": manifest, "digest": digest}
+    return framed(header_text(specs, metadata)) + b"".join(data)
+
+
+def _content_digest(parts: Mapping[str, tuple[Spec, bytes | memoryview]]) -> str:
+    digest = blake3()
+    for name, (spec, data) in parts.items():
+        hasher = tensor_hasher(name, spec)
+        hasher.update(data)
+        digest.update(hasher.digest())
+    return digest.hexdigest()
+
+
+def read_scales(path: Path, *, manifest: str, rows: Mapping[str, tuple[int, ...]]) -> dict[str, F64]:
+    """Divisors of every tensor in `rows` (name to the shape of its pruned part), checked to the last byte.
+
+    Raises FormatError for damage, for a file of another delta, and for a divisor no tensor can have.
+    """
+    try:
+        data = map_file(path)
+        header = read_header(data)
+    except (OSError, ValueError) as fault:
+        raise FormatError(str(path), str(fault)) from None
+    order = {name: placed.spec for name, placed in header.tensors.items()}
+    canonical = header_text(order, header.metadata)
+    if framed(canonical)[8:] != header.raw or header.metadata.get("format") != FORMAT:
+        raise FormatError(str(path), "the header is not as deltagram writes it: damaged")
+    if header.metadata.get("manifest") != manifest:
+        raise FormatError(
+            str(path), f"belongs to the delta {header.metadata.get('manifest', '?')[:16]}...",
+            expected=f"{manifest[:16]}...", fix="put back the scales file of this delta, or rescale it",
+        )  # fmt: skip
+    parts = {name: (placed.spec, data[placed.start : placed.stop]) for name, placed in header.tensors.items()}
+    if header.metadata.get("digest") != _content_digest(parts):
+        raise FormatError(str(path), "its digest does not match its content: damaged")
+    if set(order) != set(rows):
+        odd = sorted(set(order) ^ set(rows))[0]
+        raise FormatError(str(path), f"{odd} is in the manifest or in the scales, not in both")
+    return {name: _divisor(path, name, spec, part, rows[name]) for name, (spec, part) in parts.items()}
+
+
+def _divisor(path: Path, name: str, spec: Spec, part: memoryview, shape: tuple[int, ...]) -> F64:
+    scalar = spec.dtype == "F64" and spec.shape == ()
+    by_row = spec.dtype in ("F32", "F16") and len(shape) > 1 and spec.shape == shape[:1]
+    if not (scalar or by_row):
+        raise FormatError(str(path), f"{name} has divisors {spec}", expected=f"F64 (), or F32 ({shape[0]},)")
+    word = DTYPES[spec.dtype].bits.newbyteorder("<")
+    divisor = as_floats(np.frombuffer(part, word).astype(word.newbyteorder("=")), spec.dtype).astype(np.float64)
+    divisor = divisor.reshape(spec.shape)
+    try:
+        check_divisor(name, divisor)
+    except SettingError as fault:
+        raise FormatError(str(path), f"{name} is divided by {fault.found.removeprefix('is ')}") from None
+    return divisor
