@@ -38,9 +38,7 @@ def prune(
     divide_by: Annotated[str, typer.Option(help="What kept values are divided by: dare, or a number.")] = "dare",
     values: Annotated[
         str | None,
-        typer.Option(
-            help="f32, bf16, f16, 8bit to 2bit, sign, codebook8, 4, 3 or 2; bf16 (4bit with --budget) unless given."
-        ),
+        typer.Option(help="f32, bf16, f16, 8bit to 2bit, sign, codebook8, 4, 3, 2; bf16, or 4bit with --budget."),
     ] = None,
     pack: Annotated[bool, typer.Option("--pack/--no-pack", help="Compress the values losslessly.")] = True,
     plan: Annotated[Path | None, typer.Option(help="YAML file of rules, a form, rate or values a tensor.")] = None,

@@ -56,7 +56,7 @@ class Record(BaseModel):
 
     def line(self) -> str:
         """The record as one line of JSON."""
-        return self.model_dump_json(exclude_defaults=True)
+        return self.model_dump_json()
 
 
 class Meter:

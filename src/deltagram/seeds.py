@@ -8,8 +8,9 @@ import struct
 
 import numpy as np
 from blake3 import blake3
+from numpy.typing import NDArray
 
-from deltagram.arrays import U32, U64
+U32 = NDArray[np.uint32]
 
 MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -58,7 +59,7 @@ def words(key: int, first: int, last: int, *, stream: int = MASK_STREAM) -> U32:
     """
     if last <= first:
         return np.empty(0, np.uint32)
-    block: U64 = np.arange(first // 4, (last + 3) // 4, dtype=np.uint64)
+    block: NDArray[np.uint64] = np.arange(first // 4, (last + 3) // 4, dtype=np.uint64)
     low = (block & np.uint64(0xFFFFFFFF)).astype(np.uint32)
     high = (block >> np.uint64(32)).astype(np.uint32)
     counter = (low, high, np.full_like(low, stream), np.zeros_like(low))

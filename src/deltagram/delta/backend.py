@@ -63,9 +63,8 @@ def prepare(families: tuple[str, ...] = FAMILIES, *, progress: Progress = SILENT
     finally:
         notice.cancel()
     if _reasons and not _forced:
-        progress.say(
-            f"numba cannot be used here ({next(iter(_reasons.values()))}); the NumPy kernels give the same bytes, slower."
-        )
+        why = next(iter(_reasons.values()))
+        progress.say(f"numba cannot be used here ({why}); the NumPy kernels give the same bytes, slower.")
     return "numba" if all(module.__name__.endswith("_numba") for module in modules) else "numpy"
 
 
