@@ -53,7 +53,7 @@ TASKS = (
 )
 STORAGES = (
     Storage(folder="keep1-bf16", label="keep 1 %, bf16", keep=0.01, values="bf16"),
-    Storage(folder="keep3-4bit", label="keep 3 %, 4 bit", keep=0.03, values="4bit"),
+    Storage(folder="keep2.9-4bit", label="keep 2.9 %, 4 bit", keep=0.029, values="4bit"),
 )
 COLUMNS = ("variant", "stored", "bytes", "ratio", "accuracy", "prune_seconds", "restore_seconds")
 SEED = 0

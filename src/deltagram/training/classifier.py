@@ -58,7 +58,7 @@ def fine_tune(
             torch.tensor(data.train.label),
             batches=batches,
             learning_rate=learning_rate,
-            advance=lambda done: progress.advance(f"fine-tune on {data.name}", done, len(batches)),
+            advance=lambda done: progress.advance(f"fine-tuning on {data.name}", done, len(batches)),
         )
         model.save_pretrained(out)
         copy_tokenizer(transformers, base, out)
@@ -132,7 +132,7 @@ def _share_right(torch: Any, model: Any, tokens: Tokens, texts: Texts, progress:
             guess = _logits(torch, model, tokens, samples).argmax(dim=-1)
             right += int((guess == labels[samples]).sum())
             done += len(samples)
-            progress.advance("measure accuracy", done, len(texts))
+            progress.advance("measuring accuracy", done, len(texts))
     return right / done
 
 
