@@ -129,7 +129,9 @@ def test_accuracy_equals_one_text_at_a_time_with_the_head_on_either_encoder(base
     for encoder in (None, base):
         if encoder is not None:
             state = load_file(encoder / "model.safetensors")
-            model.load_state_dict({f"bert.{name}": torch.from_numpy(value) for name, value in state.items()}, strict=False)
+            model.load_state_dict(
+                {f"bert.{name}": torch.from_numpy(value) for name, value in state.items()}, strict=False
+            )
         right = 0
         for text, label in zip(DATA.test.text, DATA.test.label, strict=True):
             with torch.inference_mode():

@@ -129,7 +129,7 @@ class PositionEncoder:
 class CodedPositions:
     """The positions in a blob of `PositionEncoder`; any range of them decodes alone, in any thread.
 
-    `coding` is the encoder's manifest, with nothing else in it. What can be checked without decoding is
+    A `deltagram.delta.masks.Mask`. `coding` is the encoder's manifest, with nothing else in it. What can be checked without decoding is
     checked at once. Raises ValueError for damage, whatever the bytes.
     """
 
@@ -137,8 +137,8 @@ class CodedPositions:
         _check_counts(size, keep)
         self._coding, self._divisor = _read_coding(coding, size)
         self._blob = memoryview(blob)
-        self._size = size
-        self._keep = keep
+        self.size = size
+        self.keep = keep
         table_bytes = (-(-keep // BLOCK) - 1) * _TABLE.itemsize
         if table_bytes >= len(self._blob):
             raise ValueError("block table is truncated")
@@ -150,12 +150,12 @@ class CodedPositions:
         self._check_table()
 
     def _check_table(self) -> None:
-        least = self._keep * self._divisor.bit_length()  # bits
+        least = self.keep * self._divisor.bit_length()  # bits
         if self._offsets[-2] >= len(self._blob) or 8 * len(self._blob) < least:
             raise ValueError("coded positions are truncated")
         room = np.diff(self._ends.astype(np.int64), prepend=0)
-        last = self._keep - (self._ends.size - 1) * BLOCK
-        if (self._ends > self._size).any() or (room[:-1] < BLOCK).any() or room[-1] < last:
+        last = self.keep - (self._ends.size - 1) * BLOCK
+        if (self._ends > self.size).any() or (room[:-1] < BLOCK).any() or room[-1] < last:
             raise ValueError("block table says positions that do not ascend")
         if self._coding != "golomb":
             for index in range(self._ends.size):
@@ -165,13 +165,13 @@ class CodedPositions:
     def _at(self, index: int) -> tuple[_Block, memoryview]:
         """Block `index` and its bytes."""
         start = int(self._ends[index - 1]) if index else 0
-        block = _Block(start=start, stop=int(self._ends[index]), count=min(BLOCK, self._keep - index * BLOCK))
+        block = _Block(start=start, stop=int(self._ends[index]), count=min(BLOCK, self.keep - index * BLOCK))
         return block, self._blob[self._offsets[index] : self._offsets[index + 1]]
 
     def positions(self, first: int, last: int) -> U64:
         """Positions of kept entries `first` to `last - 1`; `0 <= first <= last <= keep`, else IndexError."""
-        if not 0 <= first <= last <= self._keep:
-            raise IndexError(f"kept entries {first} to {last} of {self._keep}")
+        if not 0 <= first <= last <= self.keep:
+            raise IndexError(f"kept entries {first} to {last} of {self.keep}")
         out = np.empty(last - first, np.uint64)
         for index in range(first // BLOCK, -(-last // BLOCK) if last > first else 0):
             begin = index * BLOCK
@@ -182,8 +182,8 @@ class CodedPositions:
 
     def count_before(self, entry: int) -> int:
         """How many of the positions are below `entry`."""
-        if entry >= self._size:
-            return self._keep
+        if entry >= self.size:
+            return self.keep
         index = int(np.searchsorted(self._ends, np.uint64(max(entry, 0)), side="right"))
         if entry <= (int(self._ends[index - 1]) if index else 0):
             return index * BLOCK
