@@ -114,7 +114,7 @@ def test_reading_imports_none_of_the_packages() -> None:
 def test_a_missing_package_is_named_with_its_command(
     load: Callable[[], object], text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packages, "distributions", lambda name: ())
+    monkeypatch.setattr(packages, "distributions", lambda **_: ())
     with pytest.raises(ExtraError) as caught:
         load()
     assert str(caught.value) == text

@@ -211,20 +211,24 @@ def test_a_missing_library_is_named_with_its_command(
 LENGTHS = st.lists(st.integers(1, 500), max_size=300)
 
 
-@given(lengths=LENGTHS, size=st.integers(1, 40), seed=st.integers(-(2**63), 2**63 - 1), epoch=st.integers(0, 9))
-def test_batches_hold_every_sample_once(lengths: list[int], size: int, seed: int, epoch: int) -> None:
-    for batches in (by_length(lengths, size=size), shuffled(lengths, size=size, seed=seed, epoch=epoch)):
-        assert sorted(np.concatenate([[], *batches]).tolist()) == list(range(len(lengths)))
-        assert sorted(map(len, batches), reverse=True)[:-1] == [size] * (len(batches) - 1)
-        assert all(0 < len(batch) <= size for batch in batches)
-    again = shuffled(lengths, size=size, seed=seed, epoch=epoch)
+@given(lengths=LENGTHS, size=st.integers(1, 40), seed=st.integers(-(2**63), 2**63 - 1), epochs=st.integers(0, 3))
+def test_batches_hold_every_sample_once_an_epoch(lengths: list[int], size: int, seed: int, epochs: int) -> None:
+    batches = shuffled(lengths, size=size, epochs=epochs, seed=seed)
+    assert sorted(np.concatenate([[], *batches]).tolist()) == sorted(list(range(len(lengths))) * epochs)
+    again = shuffled(lengths, size=size, epochs=epochs, seed=seed)
     assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in again]
+    count = -(-len(lengths) // size)
+    assert len(batches) == count * epochs
+    for made in (by_length(lengths, size=size), *(batches[i * count : (i + 1) * count] for i in range(epochs))):
+        assert sorted(np.concatenate([[], *made]).tolist()) == list(range(len(lengths)))
+        assert sorted(map(len, made), reverse=True)[:-1] == [size] * (len(made) - 1)
 
 
 def test_batches_are_of_like_length_and_differ_by_seed_and_epoch() -> None:
     lengths = [random.Random(i).randint(1, 100) for i in range(WINDOW * 8)]
-    drawn = [shuffled(lengths, size=8, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
-    assert len({str([batch.tolist() for batch in batches]) for batches in drawn}) == 3
+    both = [shuffled(lengths, size=8, epochs=2, seed=seed) for seed in (0, 1)]
+    drawn = [epoch for batches in both for epoch in (batches[:WINDOW], batches[WINDOW:])]
+    assert len({str([batch.tolist() for batch in batches]) for batches in drawn}) == 4
     for batches in drawn:
         spans = [max(lengths[i] for i in batch) - min(lengths[i] for i in batch) for batch in batches]
         assert sum(spans) <= 100

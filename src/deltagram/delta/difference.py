@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from deltagram.arrays import F32, U64, Bits, as_floats, convert
+from deltagram.arrays import DTYPES, F32, U64, Bits, as_floats, convert
 from deltagram.delta import kernels
 
 
@@ -26,6 +27,15 @@ def difference_at(base: Bits, base_dtype: str, tuned: Bits, tuned_dtype: str, po
         return kernels.gather(tuned, tuned_dtype, positions, origin) - kernels.gather(
             base, base_dtype, positions, origin
         )
+
+
+def shifted(base: Bits, dtype: str, values: F32, divide_by: NDArray[Any]) -> Bits:
+    """`round(float32(base) + values / float32(divide_by))` entry by entry (in float64 for F64)."""
+    wide = np.float64 if dtype == "F64" else np.float32
+    with np.errstate(over="ignore"):
+        total = as_floats(base, dtype).astype(wide) + values.astype(wide) / divide_by.astype(wide)
+        rounded: Bits = total.astype(DTYPES[dtype].floating).view(base.dtype)
+        return rounded
 
 
 def distance(base: Bits, tuned: Bits, *, floating: bool) -> Bits:

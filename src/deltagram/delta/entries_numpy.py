@@ -66,3 +66,25 @@ def select(values: F32, threshold: np.uint32, ties: int, origin: np.uint64, out:
     out[: found.size] = found + origin
     used[0] = equal.size
     return int(found.size)
+
+
+def exchange(
+    bits: Bits,
+    off: NDArray[Any],
+    off_expected: Bits,
+    off_new: Bits,
+    on: NDArray[Any],
+    on_expected: Bits,
+    on_new: Bits,
+) -> int:
+    """Write `off_new` at `off`, then `on_new` at `on`; -1, or a position that is not as expected (nothing changed)."""
+    wrong = np.flatnonzero(bits[off] != off_expected)
+    if wrong.size:
+        return int(off[wrong[0]])
+    bits[off] = off_new
+    wrong = np.flatnonzero(bits[on] != on_expected)
+    if wrong.size:
+        bits[off] = off_expected
+        return int(on[wrong[0]])
+    bits[on] = on_new
+    return -1

@@ -78,6 +78,24 @@ def _entries(*dtypes: str) -> Any:
     return entries_numpy if "F64" in dtypes else family("entries")
 
 
+def exchange(
+    bits: Bits,
+    off: NDArray[Any],
+    off_expected: Bits,
+    off_new: Bits,
+    on: NDArray[Any],
+    on_expected: Bits,
+    on_new: Bits,
+) -> int:
+    """In place: write `off_new` at positions `off`, then `on_new` at `on`; -1 when done.
+
+    If an entry does not hold what is expected of it, all is undone and the entry is returned.
+    """
+    compiled = bits.dtype.itemsize > 1 and off.dtype == on.dtype == np.uint32
+    chosen = family("entries") if compiled else entries_numpy
+    return int(chosen.exchange(bits, off, off_expected, off_new, on, on_expected, on_new))
+
+
 def magnitude_histogram(values: F32, counts: U64, *, prefix: int | None = None) -> None:
     """Add to `counts` (65,536 bins) the magnitudes of `values` by the upper half of their float32 pattern.
 

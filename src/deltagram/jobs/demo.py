@@ -59,7 +59,7 @@ COLUMNS = ("variant", "stored", "bytes", "ratio", "accuracy", "prune_seconds", "
 SEED = 0
 
 
-def demo(folder: Path, *, progress: Progress = SILENT) -> Record:
+def demo(folder: Path | str, *, progress: Progress = SILENT) -> Record:
     """Fine-tune all-MiniLM-L6-v2 on two tasks, store each as deltas, restore them, and test all of them.
 
     Everything stays in `folder`, and a later run goes on from there: what is complete is not done again.
@@ -70,6 +70,7 @@ def demo(folder: Path, *, progress: Progress = SILENT) -> Record:
     is missing, OutputError for a folder that holds something else.
     """
     meter = Meter.start()
+    folder = Path(folder)
     check_installed()
     claim(folder, purpose="Models, deltas and measurements of `deltagram demo`.")
     rows: list[dict[str, Any]] = []
@@ -77,25 +78,13 @@ def demo(folder: Path, *, progress: Progress = SILENT) -> Record:
     for task in TASKS:
         bench = _Bench(task=task, data=task.data(), base=minilm(), folder=folder, progress=progress)
         training[bench.data.name] = bench.fine_tune()
-        whole = sum(file.stat().st_size for file in bench.tuned.glob("*.safetensors"))
-        rows.append(bench.row("fine-tuned checkpoint", bytes=whole, ratio=1.0, accuracy=bench.accuracy(bench.tuned)))
+        rows.append(bench.whole_row())
         for storage in STORAGES:
-            pruned, restored = bench.prune(storage), bench.restore(storage)
-            rows.append(
-                bench.row(
-                    storage.label,
-                    bytes=pruned["delta_bytes"],
-                    ratio=whole / pruned["delta_bytes"],
-                    accuracy=bench.accuracy(bench.restored(storage)),
-                    prune_seconds=pruned["seconds"],
-                    restore_seconds=restored["seconds"],
-                )
-            )
-        rows.append(
-            bench.row("base encoder, fine-tuned head", accuracy=bench.accuracy(bench.tuned, encoder=bench.base))
-        )
-        rows.append(bench.row("most common class", accuracy=bench.data.majority()))
-    settings = {task.folder: _settings(task) for task in TASKS}
+            pruned = bench.prune(storage)
+            restored = bench.restore(storage)
+            rows.append(bench.delta_row(storage, pruned, restored))
+        rows += bench.floor_rows()
+    settings = {"folder": str(folder), "tasks": {task.folder: _settings(task) for task in TASKS}}
     return Record(
         job="demo",
         settings=settings,
@@ -172,8 +161,32 @@ class _Bench:
         measured = "accuracy" if encoder is None else "accuracy-of-head"
         return float(once(model, work, made_from=made_from, measured=measured, progress=self.progress)["accuracy"])
 
-    def row(self, stored: str, **columns: float) -> dict[str, Any]:
+    def whole_row(self) -> dict[str, Any]:
+        accuracy = self.accuracy(self.tuned)
+        return self._row("fine-tuned checkpoint", bytes=self._whole(), ratio=1.0, accuracy=accuracy)
+
+    def delta_row(self, storage: Storage, pruned: Mapping[str, Any], restored: Mapping[str, Any]) -> dict[str, Any]:
+        return self._row(
+            storage.label,
+            bytes=pruned["delta_bytes"],
+            ratio=self._whole() / pruned["delta_bytes"],
+            accuracy=self.accuracy(self.restored(storage)),
+            prune_seconds=pruned["seconds"],
+            restore_seconds=restored["seconds"],
+        )
+
+    def floor_rows(self) -> list[dict[str, Any]]:
+        head = self.accuracy(self.tuned, encoder=self.base)
+        return [
+            self._row("base encoder, fine-tuned head", accuracy=head),
+            self._row("most common class", accuracy=self.data.majority()),
+        ]
+
+    def _row(self, stored: str, **columns: float) -> dict[str, Any]:
         return dict.fromkeys(COLUMNS) | {"variant": self.data.name, "stored": stored} | columns
+
+    def _whole(self) -> int:
+        return sum(file.stat().st_size for file in self.tuned.glob("*.safetensors"))
 
 
 def _settings(task: Task) -> dict[str, Any]:

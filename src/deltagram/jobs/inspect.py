@@ -11,8 +11,9 @@ from deltagram.delta import backend
 from deltagram.delta.masks import BLOCK
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
-from deltagram.store.deltafile import Delta, damage, open_delta
+from deltagram.store.deltafile import Delta, open_delta
 from deltagram.store.manifest import ListedMask, PrunedTensor, StoredTensor
+from deltagram.store.parts import damage
 
 
 def inspect(delta: Path | str, *, progress: Progress = SILENT) -> Record:

@@ -27,8 +27,7 @@ def claim(folder: Path, *, purpose: str) -> None:
             fix="choose another folder",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with staged_file(mark) as path:
-        path.write_text(f"{purpose}\nEverything in this folder may be replaced or deleted.\n", encoding="utf-8")
+    mark.write_text(f"{purpose}\nEverything in this folder may be replaced or deleted.\n", encoding="utf-8")
 
 
 def once(

@@ -15,7 +15,7 @@ from deltagram.jobs.planning import plan_for
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store import scales
-from deltagram.store.build import Pair, build
+from deltagram.store.build import build
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.companions import Companions, choose, copy_into
 from deltagram.store.deltawriter import SHARD_BYTES, DeltaWriter
@@ -29,6 +29,7 @@ from deltagram.store.manifest import (
     features,
 )
 from deltagram.store.outline import UNKNOWN, header_bounds, outline
+from deltagram.store.scan import Pair
 from deltagram.store.staging import check_output, recover, staged
 from deltagram.threads import default_threads, ordered
 

@@ -2,21 +2,19 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
 
 from deltagram import seeds
-from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, convert, entries
-from deltagram.delta import kernels, scores
+from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, entries
+from deltagram.delta import scores
 from deltagram.delta.difference import difference, difference_at, distance
 from deltagram.delta.masks import BLOCK, Bernoulli, Stratified, walk
 from deltagram.delta.methods import kept_count, threshold
 from deltagram.delta.plan import Entry
 from deltagram.delta.values import Codebook, fit_codebook, histogram
 from deltagram.errors import PlanError
-from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
 from deltagram.store.codecs import ValueWriter
 from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
@@ -34,10 +32,10 @@ from deltagram.store.manifest import (
 from deltagram.store.outline import UNKNOWN
 from deltagram.store.planes import PlaneWriter, Spool, split
 from deltagram.store.positions import PositionEncoder
+from deltagram.store.scan import FIX, Pair, Scan
 
 EXACT_LEVEL = 3
 _Part = tuple[Spec, Iterable[bytes | memoryview]]
-FIX = "store it whole with --whole '{name}', or everything with --method exact"
 
 
 @dataclass(kw_only=True)
@@ -48,73 +46,6 @@ class Built:
     tensor: StoredTensor
     parts: list[NewPart] = field(default_factory=list)
     divisor: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """The two checkpoints, the seed, and where spooled bytes may lie."""
-
-    base: Checkpoint
-    tuned: Checkpoint
-    seed: int
-    pack: bool
-    folder: Path
-
-
-class Scan:
-    """Passes once over the common entries of a tensor pair, hashing the base and looking for faults."""
-
-    def __init__(self, pair: Pair, entry: Entry) -> None:
-        self._pair, self._entry = pair, entry
-        self.base_name = entry.base_name or entry.name
-        self.base_spec = entry.base or entry.tuned
-        self.same = self.base_spec.shape == entry.tuned.shape
-        self.base_finite = self.tuned_finite = True
-        self._hasher = tensor_hasher(self.base_name, self.base_spec)
-
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """Entry ranges of about one mebibyte."""
-        size = entries(self._entry.common)
-        widest = max(DTYPES[s.dtype].bits.itemsize for s in (self.base_spec, self._entry.tuned))
-        step = BLOCK_BYTES // widest
-        return ((start, min(start + step, size)) for start in range(0, size, step))
-
-    def pair(self, start: int, stop: int) -> tuple[Bits, Bits]:
-        """Base and tuned bit patterns of a range, without looking at them."""
-        return self._pair.base.bits(self.base_name, start, stop), self._pair.tuned.bits(self._entry.name, start, stop)
-
-    def take(self, start: int, stop: int) -> tuple[Bits, Bits]:
-        """`pair`, hashed and searched; call for every range once, in order."""
-        base, tuned = self.pair(start, stop)
-        self._hasher.update(base.view(np.uint8).data)
-        if self._entry.tuned.floating and self.base_spec.floating:
-            self.base_finite = self.base_finite and kernels.all_finite(base, self.base_spec.dtype)
-            self.tuned_finite = self.tuned_finite and kernels.all_finite(tuned, self._entry.tuned.dtype)
-        if self.same:
-            self.same = np.array_equal(self.as_tuned(base), tuned)
-        return base, tuned
-
-    def as_tuned(self, base: Bits) -> Bits:
-        """Base patterns rounded to the tuned dtype."""
-        if self.base_spec.dtype == self._entry.tuned.dtype:
-            return base
-        if not (self.base_spec.floating and self._entry.tuned.floating):
-            return np.empty(0, np.uint8)  # other types are never equal
-        return convert(base, self.base_spec.dtype, self._entry.tuned.dtype)
-
-    def digest(self) -> str:
-        """The base tensor's digest, once all ranges were taken (rows beyond the common ones are added here)."""
-        raw = self._pair.base.views[self.base_name]
-        read = entries(self._entry.common) * DTYPES[self.base_spec.dtype].width // 8
-        self._hasher.update(raw[read:])
-        return self._hasher.hexdigest()
-
-    def check_finite(self) -> None:
-        """Raise PlanError if either side holds NaN or infinity."""
-        if not (self.base_finite and self.tuned_finite):
-            side = "the fine-tuned tensor" if not self.tuned_finite else "the base tensor"
-            name = self._entry.name
-            raise PlanError(name, f"{side} holds NaN or infinity, which pruning cannot keep", fix=FIX.format(name=name))
 
 
 def build(entry: Entry, pair: Pair) -> Built:

@@ -2,59 +2,39 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from blake3 import blake3
 
 from deltagram import seeds
-from deltagram.arrays import DTYPES, F64, Spec
-from deltagram.delta.masks import BLOCK, Bernoulli, Mask, Stratified
-from deltagram.delta.values import Floats
+from deltagram.arrays import DTYPES, F64, Bits
+from deltagram.delta.masks import BLOCK, Bernoulli, Mask, Stratified, check
+from deltagram.delta.stored import Distances, Pruned, Stored, Whole
 from deltagram.errors import FormatError
 from deltagram.store import scales
 from deltagram.store.checkpoint import map_file
 from deltagram.store.codecs import ValueReader
-from deltagram.store.digest import tensor_hasher
 from deltagram.store.header import Header, header_text, read_header
 from deltagram.store.manifest import (
     BernoulliMask,
     ExactTensor,
     Manifest,
     PrunedTensor,
-    StoredTensor,
     StratifiedMask,
     WholeTensor,
     features,
     manifest_digest,
     read_manifest,
 )
-from deltagram.store.planes import PlaneReader
+from deltagram.store.parts import Part, damage, part_specs, pattern_words, payload_digest
+from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
 
 NAME: Final = "delta.safetensors"
 INDEX: Final = "delta.safetensors.index.json"
 FORMAT: Final = "deltagram"
-
-
-@contextmanager
-def damage(where: str) -> Iterator[None]:
-    """Turn the plain ValueError of a decoder into a FormatError that says which tensor or file it is."""
-    try:
-        yield
-    except ValueError as fault:
-        raise FormatError(where, str(fault), fix="the delta is damaged: fetch or make it again") from None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One stored array: `name:suffix` in the file."""
-
-    spec: Spec
-    data: memoryview
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +99,41 @@ class Delta:
             part = self.parts[f"{name}:values"].data
             return ValueReader(part, entry.values.setting(), pack=packed, count=entry.mask.keep)
 
+    def load(self) -> dict[str, Stored]:
+        """All tensors that differ from the base's, decoded; payload digests and masks are verified."""
+        found: dict[str, Stored] = {}
+        for name, entry in self.manifest.tensors.items():
+            self.check_payload(name)
+            source = entry.base_name or name
+            if isinstance(entry, PrunedTensor):
+                found[name] = self._load_pruned(name, entry, source)
+            elif isinstance(entry, WholeTensor):
+                found[name] = Whole(spec=entry.spec, base_name=source, bits=pattern_words(self.parts[f"{name}:whole"]))
+            elif isinstance(entry, ExactTensor):
+                words = np.concatenate([np.empty(0, DTYPES[entry.dtype].bits), *self.words(name)])
+                found[name] = Distances(spec=entry.spec, base_name=source, base=entry.base_spec, words=words)
+        return found
+
+    def _load_pruned(self, name: str, entry: PrunedTensor, source: str) -> Pruned:
+        mask, rows = self.mask(name), self.parts.get(f"{name}:rows")
+        with damage(name):
+            if check(mask) != entry.mask.check:
+                raise ValueError("the positions of its mask do not match their check")
+            values = self.values(name).values(0, entry.mask.keep)
+        return Pruned(
+            spec=entry.spec, base_name=source, base=entry.base_spec, mask=mask, values=values,
+            divide_by=self.divisors[name], rows=None if rows is None else pattern_words(rows),
+        )  # fmt: skip
+
+    def words(self, name: str) -> Iterator[Bits]:
+        """The distances of an exact tensor, block by block."""
+        entry, planes = self.manifest.tensors[name], self.planes(name)
+        word = DTYPES[entry.dtype].bits
+        count = entry.spec.nbytes // word.itemsize
+        with damage(name):
+            for index, start in enumerate(range(0, count, BLOCK)):
+                yield join(planes.block(index, [min(BLOCK, count - start)] * word.itemsize), word)
+
     def planes(self, name: str) -> PlaneReader:
         """The packed distances of an exact tensor."""
         entry = self.manifest.tensors[name]
@@ -132,38 +147,6 @@ class Delta:
         if not isinstance(entry, PrunedTensor):
             raise FormatError(name, f"is stored {entry.form}", expected="pruned or resized")
         return entry
-
-
-def part_specs(entry: StoredTensor) -> dict[str, Spec | None]:
-    """The stored arrays a tensor of this form has: suffix to spec; None for bytes whose count the data decide."""
-    if isinstance(entry, WholeTensor):
-        return {"whole": entry.spec}
-    if isinstance(entry, ExactTensor):
-        return {"planes": None}
-    if not isinstance(entry, PrunedTensor):
-        return {}
-    setting, packed = entry.values.setting(), entry.values.pack is not None
-    plain = isinstance(setting, Floats) and not packed
-    parts: dict[str, Spec | None] = {"values": None}
-    if plain and isinstance(setting, Floats):
-        parts["values"] = Spec(dtype=setting.dtype, shape=(entry.mask.keep,))
-    if isinstance(entry.mask, BernoulliMask):
-        parts["counts"] = Spec(dtype="U32", shape=(-(-entry.common.size // BLOCK),))
-    elif not isinstance(entry.mask, StratifiedMask):
-        parts["positions"] = None
-    if entry.form == "resized" and entry.extra.size:
-        parts["rows"] = entry.extra
-    return parts
-
-
-def payload_digest(parts: Mapping[str, Part]) -> str:
-    """blake3 over the tensor digests of a tensor's parts, in the order of their suffixes."""
-    digest = blake3()
-    for name, part in parts.items():
-        hasher = tensor_hasher(name, part.spec)
-        hasher.update(part.data)
-        digest.update(hasher.digest())
-    return digest.hexdigest()
 
 
 def open_delta(path: Path | str) -> Delta:

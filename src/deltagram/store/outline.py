@@ -7,7 +7,7 @@ from deltagram.arrays import Spec, entries
 from deltagram.delta.masks import WORDS
 from deltagram.delta.methods import kept_count, threshold
 from deltagram.delta.plan import Entry, Plan
-from deltagram.store.deltafile import FORMAT, part_specs
+from deltagram.store.deltafile import FORMAT
 from deltagram.store.header import header_text
 from deltagram.store.manifest import (
     BernoulliMask,
@@ -20,6 +20,7 @@ from deltagram.store.manifest import (
     StratifiedMask,
     WholeTensor,
 )
+from deltagram.store.parts import part_specs
 
 UNKNOWN = "0" * 64  # a digest filled in later
 _CHECK = "0" * 16

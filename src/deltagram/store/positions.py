@@ -129,8 +129,8 @@ class PositionEncoder:
 class CodedPositions:
     """The positions in a blob of `PositionEncoder`; any range of them decodes alone, in any thread.
 
-    A `deltagram.delta.masks.Mask`. `coding` is the encoder's manifest, with nothing else in it. What can be checked without decoding is
-    checked at once. Raises ValueError for damage, whatever the bytes.
+    It is a `deltagram.delta.masks.Mask`. `coding` is the encoder's manifest, with nothing else in it. What
+    can be checked without decoding is checked at once. Raises ValueError for damage, whatever the bytes.
     """
 
     def __init__(self, blob: memoryview | bytes, *, size: int, keep: int, coding: Mapping[str, object]) -> None:

@@ -8,13 +8,13 @@ from blake3 import blake3
 from deltagram.arrays import DTYPES, Bits, convert
 from deltagram.delta import kernels
 from deltagram.delta.difference import restore_distance
-from deltagram.delta.masks import BLOCK, walk
+from deltagram.delta.masks import walk
 from deltagram.errors import BaseError, FormatError
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
-from deltagram.store.deltafile import Delta, damage
+from deltagram.store.deltafile import Delta
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.manifest import ExactTensor, PrunedTensor, SameTensor, WholeTensor
-from deltagram.store.planes import join
+from deltagram.store.parts import damage
 
 
 def base_name(delta: Delta, name: str) -> str:
@@ -108,20 +108,16 @@ def _pruned(delta: Delta, name: str, tensor: PrunedTensor, base: Checkpoint) -> 
 
 
 def _exact(delta: Delta, name: str, tensor: ExactTensor, base: Checkpoint) -> Iterator[Bits]:
-    source, planes = base_name(delta, name), delta.planes(name)
-    word = DTYPES[tensor.dtype].bits
-    words = tensor.spec.nbytes // word.itemsize
+    source, start = base_name(delta, name), 0
     base_hash, tuned_hash = tensor_hasher(source, tensor.base_spec), tensor_hasher(name, tensor.spec)
-    with damage(name):
-        for index, start in enumerate(range(0, words, BLOCK)):
-            count = min(BLOCK, words - start)
-            block = base.bits(source, start, start + count)
-            base_hash.update(block.view(np.uint8).data)
-            zigzag = join(planes.block(index, [count] * word.itemsize), word)
-            seen = convert(block, tensor.base_spec.dtype, tensor.dtype) if tensor.spec.floating else block
-            out = restore_distance(np.asarray(seen), zigzag, floating=tensor.spec.floating)
-            tuned_hash.update(out.view(np.uint8).data)
-            yield out
+    for zigzag in delta.words(name):
+        block = base.bits(source, start, start + zigzag.size)
+        start += zigzag.size
+        base_hash.update(block.view(np.uint8).data)
+        seen = convert(block, tensor.base_spec.dtype, tensor.dtype) if tensor.spec.floating else block
+        out = restore_distance(seen, zigzag, floating=tensor.spec.floating)
+        tuned_hash.update(out.view(np.uint8).data)
+        yield out
     check_base_digest(delta, base, source, base_hash.hexdigest(), tensor.base_digest)
     if tuned_hash.hexdigest() != tensor.tuned_digest:
         raise FormatError(

@@ -22,19 +22,22 @@ def by_length(lengths: Sequence[int], *, size: int) -> list[I64]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def shuffled(lengths: Sequence[int], *, size: int, seed: int, epoch: int) -> list[I64]:
-    """All samples once, in random batches of at most `size` indices and of like length.
+def shuffled(lengths: Sequence[int], *, size: int, epochs: int, seed: int) -> list[I64]:
+    """All samples once an epoch, in random batches of at most `size` indices and of like length.
 
-    The samples are shuffled and cut into windows of `WINDOW` batches; each window is sorted by length and
-    cut into batches, and the batches are shuffled. A function of its arguments alone.
+    In each epoch the samples are shuffled and cut into windows of `WINDOW` batches; each window is sorted by
+    length and cut into batches, and the batches are shuffled. A function of its arguments alone.
     """
     length = np.asarray(lengths, np.int64)
-    order = _permutation(len(length), key=key(seed, f"samples/{epoch}"))
     batches: list[I64] = []
-    for start in range(0, len(order), WINDOW * size):
-        window = order[start : start + WINDOW * size]
-        batches += [window[batch] for batch in by_length(length[window].tolist(), size=size)]
-    return [batches[i] for i in _permutation(len(batches), key=key(seed, f"batches/{epoch}"))]
+    for epoch in range(epochs):
+        order = _permutation(len(length), key=key(seed, f"samples/{epoch}"))
+        cut: list[I64] = []
+        for start in range(0, len(order), WINDOW * size):
+            window = order[start : start + WINDOW * size]
+            cut += [window[batch] for batch in by_length(length[window].tolist(), size=size)]
+        batches += [cut[i] for i in _permutation(len(cut), key=key(seed, f"batches/{epoch}"))]
+    return batches
 
 
 def _permutation(count: int, *, key: int) -> I64:

@@ -1,0 +1,77 @@
+"""The stored arrays of a delta: which ones a manifest entry implies, and their digests."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from blake3 import blake3
+
+from deltagram.arrays import DTYPES, Bits, Spec
+from deltagram.delta.masks import BLOCK
+from deltagram.delta.values import Floats
+from deltagram.errors import FormatError
+from deltagram.store.digest import tensor_hasher
+from deltagram.store.manifest import (
+    BernoulliMask,
+    ExactTensor,
+    PrunedTensor,
+    StoredTensor,
+    StratifiedMask,
+    WholeTensor,
+)
+
+
+@contextmanager
+def damage(where: str) -> Iterator[None]:
+    """Turn the plain ValueError of a decoder into a FormatError that says which tensor or file it is."""
+    try:
+        yield
+    except ValueError as fault:
+        raise FormatError(where, str(fault), fix="the delta is damaged: fetch or make it again") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One stored array: `name:suffix` in the file."""
+
+    spec: Spec
+    data: memoryview
+
+
+def pattern_words(part: Part) -> Bits:
+    """The bit patterns of a stored tensor."""
+    patterns: Bits = np.frombuffer(bytes(part.data), DTYPES[part.spec.dtype].bits)
+    return patterns
+
+
+def part_specs(entry: StoredTensor) -> dict[str, Spec | None]:
+    """The stored arrays a tensor of this form has: suffix to spec; None for bytes whose count the data decide."""
+    if isinstance(entry, WholeTensor):
+        return {"whole": entry.spec}
+    if isinstance(entry, ExactTensor):
+        return {"planes": None}
+    if not isinstance(entry, PrunedTensor):
+        return {}
+    setting, packed = entry.values.setting(), entry.values.pack is not None
+    plain = isinstance(setting, Floats) and not packed
+    parts: dict[str, Spec | None] = {"values": None}
+    if plain and isinstance(setting, Floats):
+        parts["values"] = Spec(dtype=setting.dtype, shape=(entry.mask.keep,))
+    if isinstance(entry.mask, BernoulliMask):
+        parts["counts"] = Spec(dtype="U32", shape=(-(-entry.common.size // BLOCK),))
+    elif not isinstance(entry.mask, StratifiedMask):
+        parts["positions"] = None
+    if entry.form == "resized" and entry.extra.size:
+        parts["rows"] = entry.extra
+    return parts
+
+
+def payload_digest(parts: Mapping[str, Part]) -> str:
+    """blake3 over the tensor digests of a tensor's parts, in the order of their suffixes."""
+    digest = blake3()
+    for name, part in parts.items():
+        hasher = tensor_hasher(name, part.spec)
+        hasher.update(part.data)
+        digest.update(hasher.digest())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""One pass over a pair of tensors: the base is hashed and both are searched for faults as they are read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deltagram.arrays import DTYPES, Bits, convert, entries
+from deltagram.delta import kernels
+from deltagram.delta.plan import Entry
+from deltagram.errors import PlanError
+from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
+from deltagram.store.digest import tensor_hasher
+
+FIX = "store it whole with --whole '{name}', or everything with --method exact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """The two checkpoints, the seed, and where spooled bytes may lie."""
+
+    base: Checkpoint
+    tuned: Checkpoint
+    seed: int
+    pack: bool
+    folder: Path
+
+
+class Scan:
+    """Passes once over the common entries of a tensor pair, hashing the base and looking for faults."""
+
+    def __init__(self, pair: Pair, entry: Entry) -> None:
+        self._pair, self._entry = pair, entry
+        self.base_name = entry.base_name or entry.name
+        self.base_spec = entry.base or entry.tuned
+        self.same = self.base_spec.shape == entry.tuned.shape
+        self.base_finite = self.tuned_finite = True
+        self._hasher = tensor_hasher(self.base_name, self.base_spec)
+
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """Entry ranges of about one mebibyte."""
+        size = entries(self._entry.common)
+        widest = max(DTYPES[s.dtype].bits.itemsize for s in (self.base_spec, self._entry.tuned))
+        step = BLOCK_BYTES // widest
+        return ((start, min(start + step, size)) for start in range(0, size, step))
+
+    def pair(self, start: int, stop: int) -> tuple[Bits, Bits]:
+        """Base and tuned bit patterns of a range, without looking at them."""
+        return self._pair.base.bits(self.base_name, start, stop), self._pair.tuned.bits(self._entry.name, start, stop)
+
+    def take(self, start: int, stop: int) -> tuple[Bits, Bits]:
+        """`pair`, hashed and searched; call for every range once, in order."""
+        base, tuned = self.pair(start, stop)
+        self._hasher.update(base.view(np.uint8).data)
+        if self._entry.tuned.floating and self.base_spec.floating:
+            self.base_finite = self.base_finite and kernels.all_finite(base, self.base_spec.dtype)
+            self.tuned_finite = self.tuned_finite and kernels.all_finite(tuned, self._entry.tuned.dtype)
+        if self.same:
+            self.same = np.array_equal(self.as_tuned(base), tuned)
+        return base, tuned
+
+    def as_tuned(self, base: Bits) -> Bits:
+        """Base patterns rounded to the tuned dtype."""
+        if self.base_spec.dtype == self._entry.tuned.dtype:
+            return base
+        if not (self.base_spec.floating and self._entry.tuned.floating):
+            return np.empty(0, np.uint8)  # other types are never equal
+        return convert(base, self.base_spec.dtype, self._entry.tuned.dtype)
+
+    def digest(self) -> str:
+        """The base tensor's digest, once all ranges were taken (rows beyond the common ones are added here)."""
+        raw = self._pair.base.views[self.base_name]
+        read = entries(self._entry.common) * DTYPES[self.base_spec.dtype].width // 8
+        self._hasher.update(raw[read:])
+        return self._hasher.hexdigest()
+
+    def check_finite(self) -> None:
+        """Raise PlanError if either side holds NaN or infinity."""
+        if not (self.base_finite and self.tuned_finite):
+            side = "the fine-tuned tensor" if not self.tuned_finite else "the base tensor"
+            name = self._entry.name
+            raise PlanError(name, f"{side} holds NaN or infinity, which pruning cannot keep", fix=FIX.format(name=name))
