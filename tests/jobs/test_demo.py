@@ -98,7 +98,7 @@ def test_the_table_has_a_row_for_each_thing_tested(tmp_path: Path) -> None:
     assert [row["stored"] for row in rows] == [
         "fine-tuned checkpoint",
         "keep 1 %, bf16",
-        "keep 2.9 %, 4 bit",
+        "keep 2.5 %, 4 bit",
         "base encoder, fine-tuned head",
         "most common class",
     ]
@@ -106,7 +106,7 @@ def test_the_table_has_a_row_for_each_thing_tested(tmp_path: Path) -> None:
     tuned, *deltas, head, common = rows
     assert tuned["bytes"] == (tmp_path / "demo/mood/model.safetensors").stat().st_size
     assert (tuned["ratio"], tuned["accuracy"]) == (1.0, 1.0)
-    for row, name in zip(deltas, ("mood-keep1-bf16", "mood-keep2.9-4bit"), strict=True):
+    for row, name in zip(deltas, ("mood-keep1-bf16", "mood-keep2.5-4bit"), strict=True):
         assert row["bytes"] == sum(path.stat().st_size for path in (tmp_path / "demo" / name).iterdir())
         assert row["ratio"] == tuned["bytes"] / row["bytes"]
         assert row["prune_seconds"] > 0

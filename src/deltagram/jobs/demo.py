@@ -48,12 +48,12 @@ class Storage:
 
 
 TASKS = (
-    Task(folder="reuters-r8", data=reuters_r8, learning_rate=2e-4, max_length=48),
+    Task(folder="reuters-r8", data=reuters_r8, learning_rate=1e-4, max_length=48),
     Task(folder="rotten-tomatoes", data=rotten_tomatoes, learning_rate=1e-4, max_length=64),
 )
 STORAGES = (
     Storage(folder="keep1-bf16", label="keep 1 %, bf16", keep=0.01, values="bf16"),
-    Storage(folder="keep2.9-4bit", label="keep 2.9 %, 4 bit", keep=0.029, values="4bit"),
+    Storage(folder="keep2.5-4bit", label="keep 2.5 %, 4 bit", keep=0.025, values="4bit"),
 )
 COLUMNS = ("variant", "stored", "bytes", "ratio", "accuracy", "prune_seconds", "restore_seconds")
 SEED = 0

@@ -6,6 +6,7 @@ one is a single zstd frame that declares exactly the decoded size.
 """
 
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -23,22 +24,30 @@ class Spool:
     """Bytes written once and read once; beyond 16 MiB they lie in a temporary file in `folder`."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        where = None if folder is None else str(folder)
-        # closed by pieces()
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=where)  # noqa: SIM115
+        self._folder = folder
+        self._held: list[bytes] = []
+        self._file: IO[bytes] | None = None
         self.nbytes = 0
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
-        view = memoryview(data).cast("B")
-        self.nbytes += view.nbytes
-        self._file.write(view)
+        self.nbytes += memoryview(data).nbytes
+        if self._file is None and self.nbytes > IN_MEMORY:
+            self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 - closed with the spool
+            weakref.finalize(self, self._file.close)
+            self._file.writelines(self._held)
+            self._held = []
+        if self._file is None:
+            self._held.append(bytes(data))
+        else:
+            self._file.write(data)
 
     def pieces(self) -> Iterator[bytes]:
-        """All bytes in order, in pieces; the spool is closed afterwards."""
-        with self._file as file:
-            file.seek(0)
-            while piece := file.read(PIECE):
+        """All bytes in order, in pieces."""
+        yield from self._held
+        if self._file is not None:
+            self._file.seek(0)
+            while piece := self._file.read(PIECE):
                 yield piece
 
 

@@ -1,0 +1,145 @@
+"""Compiled kernels and their NumPy twins give the same bits; conversions are those of NumPy and ml_dtypes."""
+
+import inspect
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from deltagram.arrays import DTYPES, F32, Bits
+from deltagram.delta import backend, kernels
+
+NUMPY = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
+FLOATS = ("F16", "BF16", "F32")
+finite = hnp.arrays(
+    np.float32, st.integers(0, 300), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)
+)
+
+
+def test_the_families_agree_in_names_and_arguments() -> None:
+    for name in backend.FAMILIES:
+        with backend.using("numpy"):
+            plain = dict(inspect.getmembers(backend.family(name), inspect.isfunction))
+        with backend.using("numba"):
+            compiled = {key: f for key, f in vars(backend.family(name)).items() if hasattr(f, "py_func")}
+        public = {key for key in compiled if not key.startswith("_")}
+        assert public <= set(plain)
+        for key in public:
+            assert list(inspect.signature(compiled[key].py_func).parameters) == list(
+                inspect.signature(plain[key]).parameters
+            )
+
+
+def test_this_machine_compiles() -> None:
+    """The fallback is for others: here a kernel that does not compile is a defect."""
+    assert backend.prepare() == "numba"
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_all_half_patterns_widen_as_numpy_does(dtype: str) -> None:
+    patterns = np.arange(1 << 16, dtype=np.uint16)
+    wide = patterns.view(NUMPY[dtype]).astype(np.float32)
+    number = ~np.isnan(wide)
+    found = kernels.gather(patterns, dtype, np.arange(1 << 16, dtype=np.uint64), 0)
+    assert np.array_equal(found[number].view(np.uint32), wide[number].view(np.uint32))
+    assert np.isnan(found[~number]).all()
+
+
+@pytest.mark.parametrize("target", FLOATS)
+def test_random_floats_narrow_as_numpy_does(target: str) -> None:
+    """Two million random float32 patterns, ties and subnormals among them, rounded to nearest-even."""
+    rng = np.random.default_rng(5)
+    patterns = rng.integers(0, 1 << 32, 2_000_000, dtype=np.uint64).astype(np.uint32)
+    patterns[::3] &= np.uint32(0xFFFFE000)
+    patterns[1::3] = (patterns[1::3] & np.uint32(0xFFFF0000)) | np.uint32(0x8000)
+    patterns = patterns[(patterns & np.uint32(0x7F800000)) != np.uint32(0x7F800000)]
+    positions = np.arange(patterns.size, dtype=np.uint64)
+    out = np.zeros(patterns.size, DTYPES[target].bits)
+    kernels.apply(patterns, "F32", out, target, positions, 0, np.full(patterns.size, -0.0, np.float32), np.ones(1), 1)
+    with np.errstate(over="ignore"):
+        expected = patterns.view(np.float32).astype(NUMPY[target]).view(out.dtype)
+    assert np.array_equal(out, expected)
+
+
+@pytest.mark.parametrize("base_dtype", [*FLOATS, "F64"])
+@pytest.mark.parametrize("out_dtype", [*FLOATS, "F64"])
+@given(finite, st.integers(1, 40), st.booleans(), st.integers(0, 2**32))
+@settings(max_examples=25, deadline=None)
+def test_apply_is_the_written_arithmetic(
+    base_dtype: str, out_dtype: str, drawn: F32, row: int, by_row: bool, seed: int
+) -> None:
+    """Both kernels equal the slow loop of docs/FORMAT.md, section 8."""
+    with np.errstate(over="ignore"):
+        base: Bits = drawn.astype(NUMPY[base_dtype]).view(DTYPES[base_dtype].bits)
+    rng = np.random.default_rng(seed)
+    positions = np.flatnonzero(rng.random(base.size) < 0.4).astype(np.uint64)
+    values = (rng.standard_normal(positions.size) * 10.0 ** rng.integers(-8, 3)).astype(np.float32)
+    divide_by = rng.uniform(0.001, 1, base.size // row + 1) if by_row else np.array([0.01])
+    wide = np.float64 if "F64" in (base_dtype, out_dtype) else np.float32
+    expected = np.zeros(base.size, DTYPES[out_dtype].bits)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k, p in enumerate(positions.astype(int)):
+            q = wide(divide_by[p // row if by_row else 0])
+            total = base[p : p + 1].view(NUMPY[base_dtype]).astype(wide) + wide(values[k]) / q
+            expected[p] = total.astype(NUMPY[out_dtype]).view(expected.dtype)[0]
+    origin = 1000 * row
+    for kind in ("numba", "numpy"):
+        out = np.zeros_like(expected)
+        shifted = np.concatenate([np.zeros(1000), divide_by]) if by_row else divide_by
+        with backend.using(kind):
+            valid = kernels.apply(
+                base, base_dtype, out, out_dtype, positions + np.uint64(origin), origin, values, shifted, row
+            )
+        assert np.array_equal(out, expected)
+        assert valid == bool(np.isfinite(out[positions.astype(int)].view(NUMPY[out_dtype]).astype(wide)).all())
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, "F64"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["numba", "numpy"])
+def test_one_bad_entry_is_seen_anywhere(dtype: str, bad: float, kind: str) -> None:
+    for size in (1, 33, 1000):
+        values = np.linspace(-1, 1, size).astype(NUMPY[dtype])
+        bits = values.view(DTYPES[dtype].bits)
+        with backend.using(kind):  # type: ignore[arg-type]
+            assert kernels.all_finite(bits, dtype)
+            values[size // 2] = bad
+            assert not kernels.all_finite(bits, dtype)
+            assert kernels.all_finite(bits[:0], dtype)
+
+
+@given(finite, st.integers(1, 8), st.sampled_from([16, 64]))
+@settings(max_examples=150, deadline=None)
+def test_quantising_kernels_agree(values: F32, bits: int, group: int) -> None:
+    values = values * np.float32(1e-3)
+    shrink = (1 - 0.05 * np.arange(16)).astype(np.float32)
+    results = []
+    for kind in ("numba", "numpy"):
+        with backend.using(kind):
+            fields, scales = kernels.quantise(values, bits=bits, group=group, shrink=shrink)
+            packed = kernels.pack_bits(fields, bits=bits)
+            assert np.array_equal(kernels.unpack_bits(packed, bits=bits, count=fields.size), fields)
+            decoded = kernels.dequantise(fields, scales, bits=bits, group=group)
+        results.append((fields.tobytes(), scales.tobytes(), packed.tobytes(), decoded.tobytes()))
+    assert results[0] == results[1]
+
+
+@given(hnp.arrays(np.uint8, st.integers(0, 200)), st.integers(1, 8))
+@settings(max_examples=100, deadline=None)
+def test_bit_fields_lie_as_written(fields: np.ndarray, bits: int) -> None:
+    """Field i is bits i*b .. i*b+b-1 of the little-endian integer that the bytes are."""
+    fields = fields & np.uint8((1 << bits) - 1)
+    number = int.from_bytes(kernels.pack_bits(fields, bits=bits).tobytes(), "little")
+    assert [number >> (i * bits) & ((1 << bits) - 1) for i in range(fields.size)] == fields.tolist()
+
+
+@pytest.mark.parametrize("kind", ["numba", "numpy"])
+def test_bad_codes_and_padding_are_refused(kind: str) -> None:
+    with backend.using(kind):  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="out of range"):
+            kernels.dequantise(np.array([15], np.uint8), np.zeros(1, np.uint16), bits=4, group=64)
+        with pytest.raises(ValueError, match="padding"):
+            kernels.unpack_bits(np.array([0x10], np.uint8), bits=4, count=1)

@@ -1,0 +1,135 @@
+"""Laws of every mask: count, order, slices, independence of everything but (seed, name, index), and the mean."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltagram import seeds
+from deltagram.delta import backend, masks
+from deltagram.delta.masks import Bernoulli, Listed, Mask, Stratified
+from deltagram.threads import ordered
+
+
+def stratified(size: int, keep: int, key: int) -> Mask:
+    return Stratified(size=size, keep=keep, key=key)
+
+
+def bernoulli(size: int, keep: int, key: int) -> Mask:
+    return Bernoulli.draw(size=size, key=key, threshold=round(keep / size * 2**32))
+
+
+def listed(size: int, keep: int, key: int) -> Mask:
+    chosen = np.random.default_rng(key).choice(size, keep, replace=False)
+    return Listed(size=size, listed=np.sort(chosen).astype(np.uint64))
+
+
+MASKS = {"stratified": stratified, "bernoulli": bernoulli, "listed": listed}
+Make = Callable[[int, int, int], Mask]
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> tuple[int, int, int]:
+    size = draw(st.one_of(st.integers(1, 70), st.integers(1, 200_000)))
+    return size, draw(st.integers(1, size)), draw(st.integers(0, 2**64 - 1))
+
+
+@pytest.mark.parametrize("make", MASKS.values(), ids=MASKS)
+@given(shapes(), st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_range_decodes_alone(make: Make, shape: tuple[int, int, int], data: st.DataObject) -> None:
+    mask = make(*shape)
+    everything = mask.positions(0, mask.keep)
+    assert everything.size == mask.keep
+    assert mask.keep == 0 or int(everything[-1]) < mask.size
+    assert np.all(np.diff(everything.astype(np.int64)) > 0)
+    first = data.draw(st.integers(0, mask.keep))
+    last = data.draw(st.integers(first, mask.keep))
+    assert np.array_equal(mask.positions(first, last), everything[first:last])
+    entry = data.draw(st.integers(0, mask.size))
+    assert mask.count_before(entry) == int(np.searchsorted(everything, entry))
+    cut = sorted(data.draw(st.lists(st.integers(0, mask.size), max_size=5)))
+    edges = [0, *cut, mask.size]
+    walked = [p for *_, p in masks.walk(mask, pairwise(edges))]
+    assert np.array_equal(np.concatenate(walked), everything)
+
+
+@pytest.mark.parametrize("keep", [0.001, 0.01, 0.1, 1.0])
+def test_stratified_keeps_exactly_what_was_promised_one_a_stratum(keep: float) -> None:
+    size = 99_991
+    count = max(1, round(keep * size))
+    positions = Stratified(size=size, keep=count, key=11).positions(0, count).astype(np.int64)
+    starts = np.array([i * (size // count) + i * (size % count) // count for i in range(count + 1)])
+    assert np.all((positions >= starts[:-1]) & (positions < starts[1:]))
+
+
+@pytest.mark.parametrize("make", [stratified, bernoulli])
+def test_seeded_masks_depend_on_nothing_else(make: Make) -> None:
+    """Order, threads and kernels change nothing; another seed or name changes nearly everything."""
+    names = [f"layer.{i}.weight" for i in range(6)]
+
+    def draw(name: str, seed: int = 3) -> bytes:
+        mask = make(5000, 500, seeds.key(seed, name))
+        return mask.positions(0, mask.keep).tobytes()
+
+    alone = {name: draw(name) for name in names}
+    assert dict(zip(names[::-1], ordered(draw, names[::-1], threads=4), strict=True)) == alone
+    with backend.using("numpy"):
+        assert {name: draw(name) for name in names} == alone
+    assert len(set(alone.values())) == len(names)
+    assert draw(names[0], seed=4) != alone[names[0]]
+
+
+@pytest.mark.parametrize("make", [stratified, bernoulli])
+@pytest.mark.parametrize("keep", [0.01, 0.1])
+def test_random_masks_keep_the_mean(make: Make, keep: float) -> None:
+    """The rescaled masked mean of fixed values stays within 5 sigma of the mean, over 40 keys."""
+    size = 40_000
+    values = np.random.default_rng(0).standard_normal(size)
+    means = []
+    for key in range(40):
+        mask = make(size, round(keep * size), key)
+        means.append(values[mask.positions(0, mask.keep).astype(np.int64)].sum() / keep / size)
+    sigma = np.sqrt(np.sum(values**2) * (1 - keep) / keep) / size / np.sqrt(40)
+    assert abs(np.mean(means) - values.mean()) < 5 * sigma
+
+
+@pytest.mark.parametrize("make", [stratified, bernoulli])
+def test_every_position_is_equally_likely(make: Make) -> None:
+    """Counts of each of 64 residue classes over many keys stay within 5 sigma of their mean."""
+    size, keep, keys = 6400, 640, 200
+    counts = np.zeros(64)
+    for key in range(keys):
+        mask = make(size, keep, key * 7919)
+        counts += np.bincount(mask.positions(0, mask.keep).astype(np.int64) % 64, minlength=64)
+    mean = counts.sum() / 64
+    assert np.all(np.abs(counts - mean) < 5 * np.sqrt(mean))
+
+
+def test_check_is_a_hash_of_all_positions() -> None:
+    mask = Stratified(size=10**6, keep=70_000, key=5)
+    assert masks.check(mask) == masks.check(Listed(size=10**6, listed=mask.positions(0, 70_000)))
+    assert masks.check(mask) != masks.check(Stratified(size=10**6, keep=70_000, key=6))
+
+
+@pytest.mark.parametrize(("size", "keep"), [(5, 0), (5, 6), (2**33, 1)])
+def test_impossible_stratified_masks_are_refused(size: int, keep: int) -> None:
+    with pytest.raises(ValueError, match="stratified"):
+        Stratified(size=size, keep=keep, key=0)
+
+
+def test_bernoulli_counts_are_checked_on_decoding() -> None:
+    mask = Bernoulli.draw(size=100_000, key=1, threshold=2**31)
+    wrong = Bernoulli(size=100_000, key=1, threshold=2**31, counts=(mask.counts[0] - 1, mask.counts[1] + 1))
+    with pytest.raises(ValueError, match="its count says"):
+        wrong.positions(0, 10)
+    with pytest.raises(ValueError, match="one count for each"):
+        Bernoulli(size=100_000, key=1, threshold=2**31, counts=mask.counts[:1])
+
+
+def test_bernoulli_thresholds_at_the_ends() -> None:
+    assert Bernoulli.draw(size=1000, key=1, threshold=0).keep == 0
+    assert Bernoulli.draw(size=1000, key=1, threshold=2**32).keep == 1000

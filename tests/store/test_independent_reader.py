@@ -1,0 +1,265 @@
+"""A reader made from docs/FORMAT.md alone restores what `deltagram.jobs.restore` restores, bit for bit."""
+
+import ast
+import importlib.util
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from deltagram import jobs
+
+READER = Path(__file__).with_name("independent_reader.py")
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reader = load(READER)
+
+FLOATS = {"F16": np.dtype("f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F32": np.dtype("f4"), "F64": np.dtype("f8")}
+CODECS = ["f32", "bf16", "f16", *(f"{bits}bit" for bits in range(8, 1, -1)), "sign"]
+CODECS += [f"codebook{bits}" for bits in (8, 4, 3, 2)]
+METHODS = ["random", "bernoulli", "magnitude"]
+
+Given = tuple[str, tuple[int, ...], bytes]
+Model = dict[str, Given]
+
+
+def given(dtype: str, array: Any) -> Given:
+    array = np.asarray(array)
+    with np.errstate(over="ignore"):
+        array = array.astype(FLOATS[dtype]) if dtype in FLOATS else array
+    return dtype, array.shape, array.tobytes()
+
+
+def write(path: Path, model: Model) -> Path:
+    """A safetensors file in a directory with a config.json."""
+    header: dict[str, object] = {}
+    data = b""
+    for name, (dtype, shape, raw) in model.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.mkdir(parents=True)
+    (path / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    (path / "config.json").write_text('{"model_type": "none"}')
+    return path
+
+
+def pair(rng: np.random.Generator, shape: tuple[int, ...], base: str, tuned: str, step: float = 0.01) -> list[Given]:
+    start = rng.normal(size=shape)
+    return [given(base, start), given(tuned, start + step * rng.normal(size=shape))]
+
+
+def models() -> tuple[Model, Model]:
+    """Every float dtype against every other, and everything that is not a matrix that changed."""
+    rng = np.random.default_rng(0)
+    base, tuned = {}, {}
+    for one in FLOATS:
+        for other in FLOATS:
+            name = f"floats.{one}.{other}"
+            base[name], tuned[name] = pair(rng, (23, 17), one, other)
+            name = f"same.{one}.{other}"
+            base[name] = given(one, start := rng.normal(size=(7, 5)))
+            tuned[name] = given(other, np.frombuffer(base[name][2], FLOATS[one]).reshape(start.shape))
+    for name, shape in {
+        "cube": (3, 4, 50),
+        "row": (1, 300),
+        "column": (300, 1),
+        "vector": (400,),
+        "number": (),
+    }.items():
+        base[name], tuned[name] = pair(rng, shape, "F32", "BF16")
+    for dtype, kind in {"I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1", "U8": "u1", "U16": "u2"}.items():
+        base[f"int.{dtype}"] = given(dtype, rng.integers(0, 99, (6, 9)).astype(kind))
+        tuned[f"int.{dtype}"] = given(dtype, rng.integers(0, 99, (6, 9)).astype(kind))
+    for dtype in ("BOOL", "F8_E4M3", "F8_E5M2"):
+        base[f"bytes.{dtype}"] = dtype, (40,), rng.integers(0, 2, 40).astype("u1").tobytes()
+        tuned[f"bytes.{dtype}"] = dtype, (40,), rng.integers(0, 2, 40).astype("u1").tobytes()
+    base["int.changed"], tuned["int.changed"] = given("I64", np.arange(5)), given("I32", np.arange(5, dtype="i4"))
+    base["empty"], tuned["empty"] = given("F32", np.zeros((0, 4))), given("F32", np.zeros((0, 4)))
+    base["emptied"], tuned["emptied"] = given("F32", np.ones((5, 4))), given("F32", np.zeros((0, 4)))
+    base["filled"], tuned["filled"] = given("F32", np.zeros((0, 4))), given("F32", np.ones((5, 4)))
+    base["up"], _ = pair(rng, (30, 8), "F32", "F32")
+    base["down"], _ = pair(rng, (40, 8), "BF16", "BF16")
+    for name, rows in {"up": 41, "down": 33}.items():
+        dtype, shape, raw = base[name]
+        start = np.resize(np.frombuffer(raw, FLOATS[dtype]).astype("f4"), (rows, 8))
+        tuned[name] = given("F32" if name == "up" else "F16", start + 0.01 * rng.normal(size=start.shape))
+    base["dropped.1"], base["dropped.2"] = given("F32", np.ones((3, 3))), given("I64", np.ones(3, "i8"))
+    tuned["new"] = given("F16", rng.normal(size=(4, 4)))
+    tuned["ünï-\U0001f600:colon"] = given("F32", rng.normal(size=4))
+    base["old.a"], tuned["wrapped.a"] = pair(rng, (20, 20), "F32", "F32")
+    base["old.b"] = tuned["wrapped.b"] = given("F32", rng.normal(size=(20, 20)))
+    return base, tuned
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    place = tmp_path_factory.mktemp("models")
+    base, tuned = models()
+    return write(place / "base", base), write(place / "tuned", tuned)
+
+
+def plain(tensors: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    return {name: (tensor.dtype, tensor.shape, tensor.data) for name, tensor in tensors.items()}
+
+
+def compare(base: Path, delta: Path, out: Path) -> dict[str, Any]:
+    """Both restore the same; returns the manifest's tensors."""
+    jobs.restore(base, delta, out)
+    written, found = plain(reader.read_checkpoint(out)), plain(reader.restored(base, delta))
+    assert set(found) == set(written)
+    assert [name for name in found if found[name] != written[name]] == []
+    manifest: dict[str, Any] = json.loads(reader.read_parts(delta)[0])
+    return manifest["tensors"]
+
+
+PLAN = """
+tensors:
+- {match: up, form: resized}
+- {match: down, form: resized}
+- {match: vector, form: pruned}
+- {match: number, form: pruned}
+"""
+
+
+def check(folders: tuple[Path, Path], place: Path, **settings: Any) -> dict[str, Any]:
+    settings.setdefault("rename", [("old.", "wrapped.")])
+    settings.setdefault("whole", ["filled", "emptied"])
+    if settings["rename"] and settings.get("method") != "exact":
+        settings["plan"] = place / "plan.yaml"
+        settings["plan"].write_text(PLAN)
+    jobs.prune(*folders, place / "delta", **settings)
+    return compare(folders[0], place / "delta", place / "out")
+
+
+def test_it_imports_nothing_of_the_library() -> None:
+    names = set()
+    for node in ast.walk(ast.parse(READER.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    assert not [name for name in names if name.startswith("deltagram")]
+
+
+def test_its_philox_knows_the_answer() -> None:
+    assert [f"{word:08x}" for word in reader.philox(0, 0, 4)] == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+
+
+@pytest.mark.parametrize("pack", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("values", CODECS)
+def test_every_codec_and_mask(
+    folders: tuple[Path, Path], tmp_path: Path, values: str, method: str, *, pack: bool
+) -> None:
+    tensors = check(folders, tmp_path, keep=0.2, method=method, values=values, pack=pack, seed=len(values) - 4)
+    assert {entry["form"] for entry in tensors.values()} == {"whole", "same", "pruned", "resized"}
+    assert tensors["wrapped.a"]["base_name"] == "old.a"
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("keep", [0.01, 0.05, 0.3, 0.5, 0.77, 0.999, 1.0])
+def test_every_share(folders: tuple[Path, Path], tmp_path: Path, method: str, keep: float) -> None:
+    check(folders, tmp_path, keep=keep, method=method, seed=-(1 << 63) if keep == 1 else (1 << 63) - 1)
+
+
+def test_exact(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    tensors = check(folders, tmp_path, method="exact")
+    assert {entry["form"] for entry in tensors.values()} == {"whole", "same", "exact"}
+
+
+@pytest.mark.parametrize("method", ["random", "exact"])
+@pytest.mark.parametrize("shard_bytes", [300, 2_000, 20_000])
+def test_shards(folders: tuple[Path, Path], tmp_path: Path, method: str, shard_bytes: int) -> None:
+    keep = None if method == "exact" else 0.5
+    check(folders, tmp_path, keep=keep, method=method, shard_bytes=shard_bytes)
+    assert len(list((tmp_path / "delta").glob("delta-*.safetensors"))) > 1
+
+
+@pytest.mark.parametrize("divide_by", [0.25, 3e-5, 1 / 3])
+def test_divisors(folders: tuple[Path, Path], tmp_path: Path, divide_by: float) -> None:
+    check(folders, tmp_path, keep=0.5, divide_by=divide_by)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("coarse", [True, False], ids=["F16", "F32"])
+def test_rescaled_by_row(folders: tuple[Path, Path], tmp_path: Path, method: str, *, coarse: bool) -> None:
+    tensors = check(folders, tmp_path, keep=0.3, method=method)
+    rng = np.random.default_rng(1)
+    divisors = {}
+    for name, entry in tensors.items():
+        shape = entry["shape"]
+        if entry["form"] in ("pruned", "resized") and len(shape) > 1:
+            rows = min(shape[0], entry.get("base_shape", shape)[0])
+            divisors[name] = rng.integers(1, 9, rows) / 8 if coarse else rng.uniform(0.1, 1, rows)
+    jobs.rescale(tmp_path / "delta", divide_by=divisors)
+    compare(folders[0], tmp_path / "delta", tmp_path / "again")
+    _, scales = reader.read_file(tmp_path / "delta" / "scales.safetensors", canonical=True)
+    assert {scales[name].dtype for name in divisors} == {"F16" if coarse else "F32"}
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tensors that keep more than one block of 65,536 entries."""
+    rng = np.random.default_rng(2)
+    place = tmp_path_factory.mktemp("large")
+    base, tuned = {}, {}
+    base["a"], tuned["a"] = pair(rng, (301, 701), "BF16", "BF16")
+    base["b"], tuned["b"] = pair(rng, (2, 131_072), "F32", "F16")
+    return write(place / "base", base), write(place / "tuned", tuned)
+
+
+@pytest.mark.parametrize("pack", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize("values", ["f32", "bf16", "8bit", "5bit", "sign", "codebook4", "codebook3"])
+def test_several_blocks(large: tuple[Path, Path], tmp_path: Path, values: str, *, pack: bool) -> None:
+    method = METHODS[len(values) % 3]
+    tensors = check(large, tmp_path, keep=0.7, method=method, values=values, pack=pack, rename=[], whole=[])
+    assert all(entry["mask"]["keep"] > 2 * reader.BLOCK for entry in tensors.values())
+
+
+def test_several_blocks_exactly(large: tuple[Path, Path], tmp_path: Path) -> None:
+    tensors = check(large, tmp_path, method="exact", rename=[], whole=[])
+    assert {entry["form"] for entry in tensors.values()} == {"exact"}
+
+
+def patterned(rows: Sequence[int], period: int, repeats: int) -> np.ndarray:
+    mask = np.zeros((repeats, period))
+    mask[:, list(rows)] = 1
+    return mask
+
+
+@pytest.mark.parametrize("repeats", [400, 9_000])
+@pytest.mark.parametrize(
+    ("coding", "rows", "period"),
+    [
+        ("golomb", [], 97),
+        ("gaps", [5], 97),
+        ("gaps", range(97), 97),
+        ("bitmap", [0, 1, 2, 4, 7, 8, 9, 11, 15, 16, 19, 20, 21, 23, 24, 25, 28, 30, 31, 33, 34], 35),
+    ],
+)
+def test_listed_codings(tmp_path: Path, coding: str, rows: Sequence[int], period: int, repeats: int) -> None:
+    """Positions that one coding holds better than the others, in one block and in several."""
+    rng = np.random.default_rng(3)
+    kept = patterned(rows, period, repeats) if rows else rng.random((repeats, period)) < 0.13
+    base = given("F32", rng.normal(size=kept.shape))
+    tuned = given("F32", np.frombuffer(base[2], "f4").reshape(kept.shape) + np.where(kept, 1.0, 1e-3))
+    folders = write(tmp_path / "base", {"x": base}), write(tmp_path / "tuned", {"x": tuned})
+    tensors = check(folders, tmp_path, keep=float(kept.mean()), method="magnitude", rename=[], whole=[])
+    assert tensors["x"]["mask"]["coding"]["coding"] == coding
