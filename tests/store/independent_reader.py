@@ -700,31 +700,28 @@ def codebook(values: dict[str, Any], data: bytes, keep: int) -> np.ndarray:
 
 
 def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Each number rounded once, to nearest-even, from whatever it is to `dtype`."""
+    """Each number rounded once, to nearest-even, to `dtype`; a NaN to the quiet one of its sign."""
     target = FLOATS[dtype]
     if array.dtype == target:
         return array
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if array.dtype == FLOATS["BF16"]:
-            return array.astype(np.float32).astype(target)
-        if dtype != "BF16":
-            return array.astype(target)
-        return bfloat16(array)
+    with np.errstate(all="ignore"):
+        if array.dtype == np.float64 and dtype == "BF16":
+            array = to_odd(array)
+        elif FLOATS["BF16"] in (array.dtype, target):
+            array = array.astype(np.float32)
+        found = array.astype(target)
+    word = np.dtype(f"<u{target.itemsize}")
+    quiet = np.array(np.nan, target).view(word) & word.type((1 << (8 * target.itemsize - 1)) - 1)
+    sign = np.signbit(array).astype(word) << word.type(8 * target.itemsize - 1)
+    return np.where(np.isnan(array), sign | quiet, found.view(word)).astype(word).view(target)
 
 
-def bfloat16(array: np.ndarray) -> np.ndarray:
-    """From float16, float32 or float64 in one rounding: to odd in float32 first, which loses no tie."""
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        single = array.astype(np.float32)
-        bits = single.view(np.uint32).astype(np.int64)
-        inexact = single.astype(np.float64) != array
-        away = np.abs(single.astype(np.float64)) > np.abs(array)
-        nan = np.isnan(array)
-    bits = np.where(inexact & away, bits - 1, bits)
-    bits = np.where(inexact, bits | 1, bits)
-    half = 0x7FFF + ((bits >> 16) & 1)
-    plain = np.where(nan, (bits >> 16) | 0x40, (bits + half) >> 16)
-    return plain.astype("<u2").view(ml_dtypes.bfloat16)
+def to_odd(array: np.ndarray) -> np.ndarray:
+    """float64 to float32, whose last bit says whether anything was cut off: rounding that loses no tie."""
+    single = array.astype(np.float32)
+    wide, bits = single.astype(np.float64), single.view(np.uint32)
+    cut = np.where(np.abs(wide) > np.abs(array), bits - np.uint32(1), bits)
+    return np.where(wide != array, cut | np.uint32(1), cut).view(np.float32)
 
 
 def pruned_bytes(entry: Entry, base: Tensor, seed: int) -> bytes:
@@ -737,7 +734,7 @@ def pruned_bytes(entry: Entry, base: Tensor, seed: int) -> bytes:
     divide_by = entry.divide_by.astype(working)
     if divide_by.size > 1:
         divide_by = divide_by.reshape(-1)[kept // (entry.size // entry.common[0])]
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         changed = rounded(start[kept].astype(working) + values.astype(working) / divide_by, entry.dtype)
         need(np.isfinite(changed.astype(np.float64)).all(), f"{entry.name}: an entry is not finite")
     result[kept] = changed

@@ -239,7 +239,7 @@ INDEXES = {
     "outside": ('{"weight_map": {"a": "../x.safetensors"}}', "names the shard '../x.safetensors'", "beside the index"),
     "absolute": ('{"weight_map": {"a": "/etc/passwd"}}', "names the shard '/etc/passwd'", "beside the index"),
     "itself": ('{"weight_map": {"a": "."}}', "names the shard '.'", "beside the index"),
-    "too long": (json.dumps({"weight_map": {"a": "x" * 300}}), "which is not there", ""),
+    "too long": (json.dumps({"weight_map": {"a": "x" * 300 + ".safetensors"}}), "which is not there", ""),
     "a pickle": ('{"weight_map": {"a": "s.bin"}}', "s.bin", "safetensors"),
 }
 
@@ -282,5 +282,6 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "scales.safetensors").rename(tmp_path / "other.safetensors")
     (tmp_path / "delta.safetensors").rename(tmp_path / "one.safetensors")
     assert f"has 2 safetensors files (one.safetensors, other.safetensors) and no {INDEX}" in refused(tmp_path)
-    (tmp_path / SINGLE).symlink_to("gone")
-    assert "cannot be read (No such file or directory)" in refused(tmp_path)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / SINGLE).symlink_to("gone")
+    assert "cannot be read (No such file or directory)" in refused(tmp_path / "links")

@@ -68,7 +68,7 @@ class Stratified:
     start + ((word_i x length) >> 32), word_i being word i of the tensor's Philox stream.
 
     >>> Stratified(size=20, keep=2, key=7).positions(0, 2).tolist()
-    [0, 16]
+    [9, 17]
     """
 
     size: int

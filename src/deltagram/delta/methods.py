@@ -72,15 +72,3 @@ def kept_count(method: Method, size: int) -> int:
 def threshold(method: Method) -> int:
     """The Bernoulli threshold: word < threshold keeps an entry; 1 to 2^32."""
     return max(1, round(method.keep * WORDS))
-
-
-def dare_divisor(method: Method, size: int) -> float:
-    """DARE's divisor 1 - p: the share of the entries a mask keeps (of a seeded mask's own making)."""
-    if method.mask == "bernoulli":
-        return threshold(method) / WORDS
-    return kept_count(method, size) / size
-
-
-def default_divisor(method: Method, size: int) -> float:
-    """What `restore` divides by unless told: DARE's for random masks, 1 for chosen entries."""
-    return 1.0 if isinstance(method, Magnitude) else dare_divisor(method, size)

@@ -6,8 +6,9 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from deltagram.arrays import Spec, entries
-from deltagram.delta.methods import Exact, Method, default_divisor, kept_count
+from deltagram.delta.methods import Exact, Method, kept_count
 from deltagram.delta.names import Matching, Specs, match
+from deltagram.delta.rescale import default_divisor
 from deltagram.delta.values import Values
 from deltagram.errors import PlanError, SettingError
 

