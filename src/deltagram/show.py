@@ -68,7 +68,8 @@ def _table(*columns: str) -> Table:
 
 
 def _out() -> Console:
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False, markup=False)
+    wide = None if sys.stdout.isatty() else 1000  # a pipe gets whole lines
+    return Console(width=wide, highlight=False, markup=False)
 
 
 def show_prune(record: Record) -> None:
@@ -129,10 +130,8 @@ def show_inspect(record: Record, *, tensors: bool) -> None:
         "dropped": ", ".join(n["dropped"]) or "none",
         "files": ", ".join(f"{name} ({where})" for name, where in n["files"].items()) or "none",
     }
-    table = Table(box=None, pad_edge=False, show_header=False)
     for what, text in facts.items():
-        table.add_row(what, text)
-    out.print(table)
+        out.print(f"{what:14} {text}", soft_wrap=True)
     if tensors:
         out.print()
         out.print(_tensor_table(record))

@@ -220,7 +220,7 @@ def test_an_output_that_touches_an_input_is_refused_even_forced(tmp_path: Path) 
     for out in touching:
         for source in (base, tmp_path / "link", base / "deep" / "..", tmp_path / "up" / "base"):
             with pytest.raises(OutputError) as caught:
-                check_output(out, force=True, inputs=(tmp_path / "other", source))
+                check_output(out, force=True, inputs=(tmp_path.parent / "other", source))
             assert caught.value.where == str(out)
             assert f"is, contains, or lies inside the input {source}" in caught.value.found
             assert caught.value.fix

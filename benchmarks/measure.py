@@ -1,0 +1,167 @@
+"""What the benchmarks share: interleaved rounds, child processes and their memory, and the table they print."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+BUFFER = 16 << 20
+SAMPLE = 0.005  # seconds between two looks at a child's memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line: a median of ours beside that of a limit or a peer, in `unit` ("s" or "B"), and the target.
+
+    `at_most` bounds ours / theirs, `at_least` bounds theirs / ours; `theirs` is None where nothing was run.
+    """
+
+    what: str
+    ours: float
+    beside: str = ""
+    theirs: float | None = None
+    unit: str = "s"
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def line(self) -> str:
+        """The row in markdown."""
+        ratio, target = "", ""
+        if self.theirs is not None:
+            turned = self.at_least is not None
+            found = self.theirs / self.ours if turned else self.ours / self.theirs
+            ratio = f"{found:.1f} x" if found >= 20 else f"{found:.2f} x"
+            if self.at_most is not None:
+                target = f"at most {self.at_most:g} x: {'met' if found <= self.at_most else 'MISSED'}"
+            elif self.at_least is not None:
+                target = f"at least {self.at_least:g} x: {'met' if found >= self.at_least else 'MISSED'}"
+        theirs = "" if self.theirs is None else shown(self.theirs, self.unit)
+        return f"| {self.what} | {shown(self.ours, self.unit)} | {self.beside} | {theirs} | {ratio} | {target} |"
+
+
+def shown(number: float, unit: str) -> str:
+    """A number of seconds, bytes or anything else, to read."""
+    if unit == "s":
+        return f"{number:.2f} s" if number >= 1 else f"{number * 1e3:.3g} ms"
+    if unit == "B" and number >= 1e4:
+        return next(f"{number / size:.4g} {name}" for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if number >= size)
+    return f"{number:.4g} {unit}".strip()
+
+
+def table(title: str, rows: Sequence[Row], *notes: str) -> None:
+    """Print rows as a markdown table under a title, with the machine, its load, and notes."""
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    cores = len(os.sched_getaffinity(0))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("deltagram", "numpy", "numba", "zstandard", "blake3"))
+    print(f"\n### {title}\n\n| measured | deltagram | limit or peer | theirs | ratio | target |\n|---|---|---|---|---|---|")
+    for row in rows:
+        print(row.line())
+    print(f"\n{cores} processors ({platform.machine()}), load {load}; Python {platform.python_version()}, {versions}.")
+    for note in notes:
+        print(note)
+
+
+def options(doc: str | None, *, runs: int) -> argparse.ArgumentParser:
+    """A parser with the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where checkpoints go: kept, and reused (else temporary)")
+    parser.add_argument("--runs", type=int, default=runs, help=f"interleaved rounds ({runs})")
+    return parser
+
+
+@contextmanager
+def workplace(folder: Path | None) -> Iterator[Path]:
+    """`folder`, made if need be, or a temporary directory that goes afterwards."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="deltagram-bench-") as name:
+            yield Path(name)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder.resolve()
+
+
+def rounds(sides: Mapping[str, Callable[[], Result]], *, runs: int) -> dict[str, list[Result]]:
+    """What each side gives, run A B A B, so that all see the same machine."""
+    found: dict[str, list[Result]] = {name: [] for name in sides}
+    for _ in range(runs):
+        for name, side in sides.items():
+            found[name].append(side())
+    return found
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle one."""
+    return statistics.median(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """A finished process: wall seconds, peak resident and peak anonymous memory in bytes, what it printed."""
+
+    seconds: float
+    resident: int
+    anonymous: int
+    output: str
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers of the record that `deltagram --json` printed."""
+        found: dict[str, Any] = json.loads(self.output)["numbers"]
+        return found
+
+
+def child(*command: object) -> Child:
+    """Run a command to its end. Anonymous memory is sampled from outside, so the child runs undisturbed."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        start, peak, pid = time.perf_counter(), 0, 0
+        process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=err)
+        while not pid:
+            peak = max(peak, _anonymous(process.pid))
+            time.sleep(SAMPLE)
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        spent = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            sys.exit(f"{command} failed with {process.returncode}:\n{err.read()[-4000:]}")
+        return Child(seconds=spent, resident=usage.ru_maxrss * 1024, anonymous=peak, output=out.read())
+
+
+def deltagram(*words: object) -> Child:
+    """The command line in a process of its own, with its record as output."""
+    return child(sys.executable, "-m", "deltagram", *words, "--json")
+
+
+def _anonymous(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
+
+
+def read(*paths: Path) -> None:
+    """All bytes of files into one buffer, one thread: the limit of anything that must see them all."""
+    buffer = bytearray(BUFFER)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
