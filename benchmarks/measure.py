@@ -57,7 +57,9 @@ def shown(number: float, unit: str) -> str:
     if unit == "s":
         return f"{number:.2f} s" if number >= 1 else f"{number * 1e3:.3g} ms"
     if unit == "B" and number >= 1e4:
-        return next(f"{number / size:.4g} {name}" for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if number >= size)
+        return next(
+            f"{number / size:.4g} {name}" for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if number >= size
+        )
     return f"{number:.4g} {unit}".strip()
 
 
@@ -66,7 +68,9 @@ def table(title: str, rows: Sequence[Row], *notes: str) -> None:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     cores = len(os.sched_getaffinity(0))
     versions = ", ".join(f"{name} {version(name)}" for name in ("deltagram", "numpy", "numba", "zstandard", "blake3"))
-    print(f"\n### {title}\n\n| measured | deltagram | limit or peer | theirs | ratio | target |\n|---|---|---|---|---|---|")
+    print(
+        f"\n### {title}\n\n| measured | deltagram | limit or peer | theirs | ratio | target |\n|---|---|---|---|---|---|"
+    )
     for row in rows:
         print(row.line())
     print(f"\n{cores} processors ({platform.machine()}), load {load}; Python {platform.python_version()}, {versions}.")

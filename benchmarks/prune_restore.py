@@ -12,15 +12,19 @@ times slower), as whole processes. It needs its own environment, torch first so 
 import json
 import os
 import shutil
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from measure import BUFFER, Child, Row, child, deltagram, median, options, read, rounds, seconds, table, workplace
+from measure import BUFFER, Child, Row, child, deltagram, median, options, read, seconds, table, workplace
 from pair import HIDDEN, INNER, LAYERS, VOCABULARY, shapes, write_pair
 
 KEEP = 0.01
 FILE = "model.safetensors"
-HOW = "`python -m venv V; V/bin/pip install torch==2.13.0; V/bin/pip install mergekit==0.1.5`, `--mergekit V/bin/python`"
+HOW = (
+    "mergekit was not run. `python -m venv V; V/bin/pip install torch==2.13.0; V/bin/pip install mergekit==0.1.5` "
+    "(in this order), then `--mergekit V/bin/python`."
+)
 CONFIG = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -73,7 +77,7 @@ def prepare_mergekit(pair: Path, folder: Path) -> Path:
 
 
 def mergekit(python: Path, recipe: Path, out: Path) -> Child:
-    """The merge, on all processors, without what only a real model has (tokenizer)."""
+    """The merge, with its defaults, without the tokenizer that a real model would have."""
     words = (recipe, cleared(out), "--random-seed", "0", "--no-copy-tokenizer", "--quiet")
     return child(python.parent / "mergekit-yaml", *words)
 
@@ -88,28 +92,67 @@ def started(runs: list[Child]) -> float:
     return median([run.seconds for run in runs]) - inner(runs)
 
 
+@dataclass
+class Runs:
+    """What each side took, one entry a round."""
+
+    reading: list[float] = field(default_factory=list)
+    copying: list[float] = field(default_factory=list)
+    prune: list[Child] = field(default_factory=list)
+    restore: list[Child] = field(default_factory=list)
+    mergekit: list[Child] = field(default_factory=list)
+
+
+def measured(folder: Path, *, runs: int, python: Path | None) -> Runs:
+    """All sides in turn, `runs` times, with the page cache warm."""
+    base, tuned = folder / "pair" / "base", folder / "pair" / "tuned"
+    delta, out, copied = folder / "delta", folder / "restored", folder / "copied.safetensors"
+    recipe = prepare_mergekit(folder / "pair", folder / "mergekit")
+    found = Runs()
+    deltagram("prune", base, tuned, cleared(delta), "--keep", KEEP)  # compiles kernels, once a machine
+    read(base / FILE, tuned / FILE)
+    for _ in range(runs):
+        found.reading.append(seconds(partial(read, base / FILE, tuned / FILE)))
+        found.prune.append(deltagram("prune", base, tuned, cleared(delta), "--keep", KEEP))
+        found.copying.append(seconds(partial(copy, base / FILE, cleared(copied))))
+        found.restore.append(deltagram("restore", base, delta, cleared(out)))
+        if python is not None:
+            found.mergekit.append(mergekit(python, recipe, folder / "merged"))
+    return found
+
+
+def rows(found: Runs) -> list[Row]:
+    """The table."""
+    both = [a.seconds + b.seconds for a, b in zip(found.prune, found.restore, strict=True)]
+    peer = "mergekit 0.1.5, `dare_linear`"
+    lines = [
+        Row(what="prune, after start-up", ours=inner(found.prune), beside="reading both files",
+            theirs=median(found.reading), at_most=2.0),
+        Row(what="restore (fsynced), after start-up", ours=inner(found.restore), beside="fsynced copy of the base",
+            theirs=median(found.copying), at_most=1.5),
+        Row(what="start-up of prune: interpreter, imports, opening, plan, kernels", ours=started(found.prune)),
+        Row(what="start-up of restore", ours=started(found.restore)),
+    ]  # fmt: skip
+    merging, ours = found.mergekit, [*found.prune, *found.restore]
+    whole = Row(what="prune + restore, whole processes", ours=median(both), beside=peer)
+    resident = Row(what="peak memory, file pages included", ours=max(run.resident for run in ours), unit="B")
+    anonymous = Row(what="peak anonymous memory", ours=max(run.anonymous for run in ours), unit="B")
+    if merging:
+        whole = replace(whole, theirs=median([run.seconds for run in merging]), at_least=5)
+        resident = replace(resident, beside=peer, theirs=max(run.resident for run in merging))
+        anonymous = replace(anonymous, beside=peer, theirs=max(run.anonymous for run in merging))
+    return [*lines, whole, resident, anonymous]
+
+
 def main() -> None:
-    parser = options(__doc__, runs=7)
+    parser = options(__doc__, runs=5)
     parser.add_argument("--mergekit", type=Path, metavar="PYTHON", help="python of an environment that has mergekit")
-    parser.add_argument("--mergekit-runs", type=int, default=3, help="rounds that include mergekit (3)")
     given = parser.parse_args()
     with workplace(given.folder) as folder:
-        pair, delta, out = folder / "pair", folder / "delta", folder / "restored"
-        write_pair(pair, shapes(1))
-        base, tuned = pair / "base", pair / "tuned"
-        deltagram("prune", base, tuned, cleared(delta), "--keep", KEEP)  # compiles, and warms the page cache
-        files = (base / FILE, tuned / FILE)
-        plain = rounds(
-            {"read": lambda: seconds(partial(read, *files)),
-             "copy": lambda: seconds(partial(copy, files[0], cleared(folder / "copy")))}, runs=0,
-        )  # fmt: skip
-        jobs: dict[str, list[Child]] = {"prune": [], "restore": [], "mergekit": []}
-        for turn in range(given.runs):
-            plain["read"].append(seconds(partial(read, *files)))
-            jobs["prune"].append(deltagram("prune", base, tuned, cleared(delta), "--keep", KEEP))
-            target = cleared(folder / "copy")
-            plain["copy"].append(seconds(partial(copy, files[0], target)))
-            jobs["restore"].append(deltagram("restore", base, delta, cleared(out)))
-            if given.mergekit and turn < given.mergekit_runs:
-                recipe = prepare_mergekit(pair, folder / "mergekit")
-                jobs["mergekit"].append(mergekit(given.mergekit, recipe, folder / "merged"))
+        write_pair(folder / "pair", shapes(1))
+        found = measured(folder, runs=given.runs, python=given.mergekit)
+    table("Prune and restore: 271 M parameters, bfloat16, keep 1 %", rows(found), "" if given.mergekit else HOW)
+
+
+if __name__ == "__main__":
+    main()

@@ -80,7 +80,7 @@ def tokenize(transformers: Any, folder: Path, texts: Sequence[str], *, max_lengt
 
 
 def copy_tokenizer(transformers: Any, source: Path, out: Path) -> None:
-    """Copy a tokenizer's files as they are; saving it through transformers would write other bytes."""
+    """Copy a tokenizer's files as they are: saved by transformers they have other bytes, which a delta must carry."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(_model_folder(source), local_files_only=True)
     for name in {*_ALL_TOKENIZERS, *tokenizer.vocab_files_names.values()}:
         if (source / name).is_file():

@@ -1,0 +1,341 @@
+"""Damaged and hostile deltas: refused with a DeltagramError, or consistent after all, and never a danger.
+
+What is damaged is always refused. What is hostile carries the right digests; there the library must agree with the
+reader made from docs/FORMAT.md: both refuse, or both restore the same bytes.
+"""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from deltagram import jobs
+from deltagram.errors import DeltagramError
+
+
+def load(name: str) -> ModuleType:
+    """A module beside this one."""
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+tampering = load("tampering")
+reader = tampering.reader
+
+SECONDS = 5  # for one call on a delta of a few kB
+LARGEST = 32 << 20  # bytes of any file that is written meanwhile
+GROWTH = 64 << 20  # bytes of memory that a hostile delta may cost
+FLOATS = {"F16": np.dtype("f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F32": np.dtype("f4"), "F64": np.dtype("f8")}
+
+# Tiny deltas of every form, mask and codec
+
+Settings = dict[str, Any]
+DELTAS: dict[str, Settings] = {
+    "stratified": {"keep": 0.1, "plan": "resized"},
+    "bernoulli": {"keep": 0.3, "method": "bernoulli", "values": "4bit", "pack": False},
+    "listed": {"keep": 0.2, "method": "magnitude", "values": "f32", "pack": False, "plan": "resized"},
+    "dense": {"keep": 0.7, "method": "magnitude", "values": "codebook3"},
+    "codebook": {"keep": 0.5, "method": "bernoulli", "values": "codebook4", "pack": False},
+    "sign": {"keep": 1.0, "values": "sign", "plan": "resized"},
+    "five": {"keep": 0.4, "values": "5bit"},
+    "half": {"keep": 0.2, "values": "f16", "seed": -7},
+    "exact": {"method": "exact"},
+    "sharded": {"keep": 0.3, "method": "magnitude", "values": "bf16", "shard_bytes": 500},
+}
+RESIZED = "tensors: [{match: longer, form: resized}, {match: shorter, form: resized}, {match: number, form: pruned}]"
+
+
+def given(dtype: str, array: Any) -> Any:
+    array = np.asarray(array)
+    array = array.astype(FLOATS[dtype]) if dtype in FLOATS else array
+    return reader.Tensor(dtype, array.shape, array.tobytes())
+
+
+def checkpoint(path: Path, tensors: dict[str, Any], *, config: str) -> Path:
+    path.mkdir(parents=True)
+    tampering.write(path / "model.safetensors", reader.padded(reader.anew({"format": "pt"}, tensors)), tensors)
+    (path / "config.json").write_text(config)
+    (path / "tokenizer.json").write_text("{}")
+    return path
+
+
+def models(place: Path) -> tuple[Path, Path]:
+    rng = np.random.default_rng(4)
+    kinds = {
+        "plain": "F32 F32",
+        "narrowed": "F32 BF16",
+        "halves": "F16 F16",
+        "doubles": "F64 F32",
+        "brains": "BF16 BF16",
+    }
+    base, tuned = {}, {}
+    for name, (one, _, other) in ((name, pair.partition(" ")) for name, pair in kinds.items()):
+        start = rng.normal(size=(9, 14))
+        base[name], tuned[name] = given(one, start), given(other, start + 0.1 * rng.normal(size=start.shape))
+    start = rng.normal(size=(12, 6))
+    base["longer"], tuned["longer"] = given("F32", start[:8]), given("F32", start + 0.1)
+    base["shorter"], tuned["shorter"] = given("BF16", start), given("F16", start[:7] + 0.1)
+    base["number"], tuned["number"] = given("F32", 1.0), given("F32", 2.0)
+    base["codes"], tuned["codes"] = given("I32", np.arange(30, dtype="i4")), given("I32", np.arange(30, dtype="i4") * 3)
+    base["same"] = tuned["same"] = given("I64", np.arange(5))
+    base["cast"], tuned["cast"] = given("F32", np.arange(8)), given("F16", np.arange(8))
+    base["old.\u00fc"] = tuned["new.\u00fc"] = given("F32", np.arange(9))
+    base["dropped"], tuned["added"] = given("F16", np.ones(3)), given("F16", np.ones((2, 2)))
+    tuned["\ue812"] = given("U8", np.arange(3, dtype="u1"))
+    return checkpoint(place / "base", base, config="{}"), checkpoint(place / "tuned", tuned, config='{"a": 1}')
+
+
+@dataclass(frozen=True)
+class Place:
+    """A base, pristine deltas of it, and a directory where they are tampered with."""
+
+    base: Path
+    deltas: Path
+    work: Path
+
+    def fresh(self, name: str) -> Path:
+        """A copy of a pristine delta."""
+        delta = self.work / name
+        shutil.rmtree(delta, ignore_errors=True)
+        shutil.copytree(self.deltas / name, delta)
+        return delta
+
+
+def made(place: Path) -> Place:
+    base, tuned = models(place)
+    (place / "plan.yaml").write_text(RESIZED)
+    for name, settings in DELTAS.items():
+        settings = dict(settings)
+        forms = settings.pop("plan", None)
+        whole = ["longer", "shorter"] if forms is None else []
+        plan = None if forms is None else place / "plan.yaml"
+        rename = [("old.", "new.")]
+        jobs.prune(base, tuned, place / "deltas" / name, whole=whole, plan=plan, rename=rename, **settings)
+    rows = {name: np.linspace(0.5, 2, 9) for name in ("plain", "doubles", "narrowed")}
+    jobs.rescale(place / "deltas" / "five", divide_by=rows)
+    (place / "work").mkdir()
+    return Place(base, place / "deltas", place / "work")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    (folder / "deltas").mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, hard))
+    found = made(folder)
+    before = {path: path.read_bytes() for path in (found.base, found.deltas) for path in files(path)}
+    yield found
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in (found.base, found.deltas) for path in files(path)} == before
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+# What a call did
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """A call that takes too long ends with TimeoutError."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    old = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def refusal(call: Callable[[], object]) -> str:
+    """'' if the call succeeds, 'refused' for a DeltagramError, else what went wrong."""
+    try:
+        with bounded():
+            call()
+    except DeltagramError as fault:
+        return "refused" if str(fault) else "an empty message"
+    except (Exception, MemoryError) as fault:  # noqa: BLE001 - whatever it is, it is reported
+        return f"{type(fault).__name__}: {fault}"[:200]
+    return ""
+
+
+def attempts(place: Place, delta: Path) -> list[str]:
+    """What verify, verify with the base, and restore say; restore leaves nothing behind where it fails."""
+    out = place.work / "out"
+    said = [
+        refusal(lambda: jobs.verify(delta)),
+        refusal(lambda: jobs.verify(delta, base=place.base)),
+        refusal(lambda: jobs.restore(place.base, delta, out)),
+    ]
+    left = {path.name for path in place.work.iterdir()} - {delta.name} - ({"out"} if not said[2] else set())
+    return [*said, f"left behind: {sorted(left)}"] if left else said
+
+
+# Damage
+
+
+def flips(rng: random.Random, data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
+    """Single bits: some of the header's length, half of the header, half of the rest."""
+    header = min(8 + int.from_bytes(data[:8], "little"), len(data))
+    spots = [rng.randrange(64) for _ in range(min(8, count))]
+    for bit in spots + [rng.randrange(64, 8 * header) for _ in range(count // 2)]:
+        yield f"bit {bit}", flipped(data, bit)
+    for bit in (rng.randrange(8 * header, 8 * len(data)) for _ in range(count // 2)) if header < len(data) else ():
+        yield f"bit {bit}", flipped(data, bit)
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    return data[: bit // 8] + bytes([data[bit // 8] ^ (1 << bit % 8)]) + data[bit // 8 + 1 :]
+
+
+def other_lengths(rng: random.Random, data: bytes) -> Iterator[tuple[str, bytes]]:
+    size = len(data)
+    for length in sorted({0, 1, 7, 8, 9, size - 1, size - 8, *(rng.randrange(size) for _ in range(6))}):
+        if 0 <= length < size:
+            yield f"cut to {length}", data[:length]
+    for more in (b"\0", b" ", b"\0" * 8, data):
+        yield f"{len(more)} bytes more", data + more
+
+
+def damaged(name: str, delta: Path) -> Iterator[tuple[str, Path, bytes]]:
+    """(label, file, its damaged bytes) for every file that is part of a delta."""
+    rng = random.Random(name)
+    for path in files(delta):
+        if path.name == "README.md":
+            continue
+        data = path.read_bytes()
+        if path.suffix == ".safetensors":
+            cases = flips(rng, data, 90 if path.name == "delta.safetensors" else 24)
+        else:
+            cases = (
+                (f"bit {bit}", flipped(data, bit)) for bit in rng.sample(range(8 * len(data)), min(20, 8 * len(data)))
+            )
+        for label, other in [*cases, *other_lengths(rng, data)]:
+            if other != data:
+                yield f"{path.name}: {label}", path, other
+
+
+@pytest.mark.parametrize("name", DELTAS)
+def test_damage_is_always_refused(place: Place, name: str) -> None:
+    delta = place.fresh(name)
+    assert attempts(place, delta) == ["", "", ""]
+    shutil.rmtree(place.work / "out")
+    wrong, cases = [], list(damaged(name, delta))
+    for label, path, other in cases:
+        data = path.read_bytes()
+        path.write_bytes(other)
+        said = attempts(place, delta)
+        if said != ["refused"] * 3:
+            wrong.append((label, said))
+            shutil.rmtree(place.work / "out", ignore_errors=True)
+        path.write_bytes(data)
+    shutil.rmtree(delta)
+    assert len(cases) > 120
+    assert wrong == []
+
+
+# Hostility
+
+
+def disagreement(place: Place, delta: Path) -> str:
+    """'' where the library and the reader of the document agree about a delta, and both behave."""
+    said = attempts(place, delta)
+    try:
+        mine = reader.restored(place.base, delta)
+    except reader.Refused as fault:
+        mine, why = None, str(fault)
+    if set(said) - {"", "refused"}:
+        return f"{said}"
+    try:
+        if said[1] != said[2]:
+            return f"verify and restore differ: {said}"
+        if mine is None:
+            return f"accepted against the document: {why}" if not said[2] else ""
+        if said[2]:
+            return "refused, but the document allows it"
+        written = reader.read_checkpoint(place.work / "out")
+        return "" if written == mine else f"other bytes: {[name for name in mine if written.get(name) != mine[name]]}"
+    finally:
+        shutil.rmtree(place.work / "out", ignore_errors=True)
+
+
+def agree(place: Place, name: str, cases: Sequence[tuple[str, Callable[[Path], None]]]) -> None:
+    """Each case tampers with a fresh copy of a delta."""
+    wrong = []
+    for label, tamper in cases:
+        delta = place.fresh(name)
+        tamper(delta)
+        fault = disagreement(place, delta)
+        if fault:
+            wrong.append((label, fault))
+        shutil.rmtree(delta)
+    assert wrong == []
+
+
+def resigned(kit: Any, path: Any, new: Any) -> Callable[[Path], None]:
+    return lambda delta: tampering.put_together(tampering.changed(kit, path, new), delta)
+
+
+def manifest_cases(place: Place, name: str) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    kit = tampering.take_apart(place.deltas / name)
+    for label, path, new in tampering.changes(kit.manifest):
+        yield label, resigned(kit, path, new)
+
+
+@pytest.mark.parametrize("name", [name for name in DELTAS if name != "sharded"])
+def test_hostile_manifests(place: Place, name: str) -> None:
+    cases = list(manifest_cases(place, name))
+    assert len(cases) > 2000
+    agree(place, name, random.Random(name).sample(cases, 130))
+
+
+def part_cases(place: Place, name: str) -> Iterator[tuple[str, Callable[[Path], None]]]:
+    """Parts with other bytes, their shapes and digests made to fit."""
+    pristine = tampering.take_apart(place.deltas / name)
+    for part, tensor in pristine.parts.items():
+        for label, data in tampering.pieces(tensor.data):
+            yield f"{part}: {label}", with_part(pristine, part, tensor, data)
+
+
+def with_part(pristine: Any, part: str, tensor: Any, data: bytes) -> Callable[[Path], None]:
+    def tamper(delta: Path) -> None:
+        kit = pristine.copy()
+        shape = (len(data),) if tensor.dtype == "U8" and len(tensor.shape) == 1 else tensor.shape
+        if len(data) == reader.nbytes(tensor.dtype, shape):
+            kit.parts[part] = reader.Tensor(tensor.dtype, shape, data)
+        tampering.sign(kit)
+        tampering.put_together(kit, delta)
+
+    return tamper
+
+
+@pytest.mark.parametrize("name", [name for name in DELTAS if name != "sharded"])
+def test_hostile_parts(place: Place, name: str) -> None:
+    cases = list(part_cases(place, name))
+    agree(place, name, random.Random(name).sample(cases, 60))
