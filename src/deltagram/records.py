@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA = 1
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Versions of everything that can change a number in a Record."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in (

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import struct
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -104,6 +105,10 @@ def compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+def known(value: object, table: Container[str]) -> bool:
+    return type(value) is str and value in table
+
+
 def is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 64
 
@@ -140,7 +145,7 @@ def read_file(path: Path, *, canonical: bool) -> tuple[dict[str, str], dict[str,
         begin, end = offsets(spec)
         need(begin == at, f"{path.name}: {name} begins at {begin} and not {at}")
         dtype, shape = spec["dtype"], tuple(spec["shape"])
-        need(dtype in BITS and all(map(is_count, shape)), f"{path.name}: {name} has an odd dtype or shape")
+        need(known(dtype, BITS) and all(map(is_count, shape)), f"{path.name}: {name} has an odd dtype or shape")
         need(end - begin == nbytes(dtype, shape), f"{path.name}: {name} has {end - begin} bytes")
         need(end <= len(data), f"{path.name}: {name} ends beyond the file")
         tensors[name], at = Tensor(dtype, shape, data[begin:end]), end
@@ -243,10 +248,10 @@ def read_manifest(text: str) -> dict[str, Any]:
     for name, file in manifest["files"].items():
         keyed(file, ["digest", "bytes", "stored"])
         need(safe(name) and is_digest(file["digest"]) and is_count(file["bytes"]), f"companion {name}")
-        need(file["stored"] in ("delta", "base"), f"companion {name} is stored in neither")
+        need(known(file["stored"], ("delta", "base")), f"companion {name} is stored in neither")
     for name, gone in manifest["dropped"].items():
         keyed(gone, ["shape", "dtype", "digest"])
-        need(is_digest(gone["digest"]) and is_shape(gone["shape"]) and gone["dtype"] in BITS, f"dropped {name}")
+        need(is_digest(gone["digest"]) and is_shape(gone["shape"]) and known(gone["dtype"], BITS), f"dropped {name}")
     return manifest
 
 
@@ -271,12 +276,12 @@ def safe(name: str) -> bool:
 def read_entry(name: str, raw: Any) -> Entry:
     need(type(raw) is dict, f"{name}: no entry")
     need(list(raw) == [key for key in ENTRY_KEYS if key in raw], f"{name}: keys {list(raw)}")
-    need(is_shape(raw.get("shape")) and raw.get("dtype") in BITS, f"{name}: shape or dtype")
+    need(is_shape(raw.get("shape")) and known(raw.get("dtype"), BITS), f"{name}: shape or dtype")
     form = raw.get("form")
     wanted = {
         "pruned": {"base_digest", "mask", "values", "digest"}, "resized": {"base_digest", "mask", "values", "digest"},
         "whole": {"digest"}, "same": {"base_digest"}, "exact": {"base_digest", "tuned_digest", "digest"},
-    }.get(form)  # fmt: skip
+    }.get(form if type(form) is str else "")  # fmt: skip
     need(wanted is not None, f"{name}: form {form}")
     found = set(raw) - {"shape", "dtype", "form", "base_name", "base_shape", "base_dtype"}
     need(found - ({"base_digest"} if form == "whole" else set()) == wanted, f"{name}: keys of its form")
@@ -286,7 +291,7 @@ def read_entry(name: str, raw: Any) -> Entry:
     need(based or not {"base_name", "base_shape", "base_dtype"} & set(raw), f"{name}: a base without a digest")
     need(raw.get("base_name", "") != name and type(raw.get("base_name", "")) is str, f"{name}: base_name")
     need(raw.get("base_shape") != raw["shape"] and is_shape(raw.get("base_shape", [])), f"{name}: base_shape")
-    need(raw.get("base_dtype") != raw["dtype"] and raw.get("base_dtype", "F32") in BITS, f"{name}: base_dtype")
+    need(raw.get("base_dtype") != raw["dtype"] and known(raw.get("base_dtype", "F32"), BITS), f"{name}: base_dtype")
     entry = Entry(
         name=name, form=form, dtype=raw["dtype"], shape=tuple(raw["shape"]),
         base_name=raw.get("base_name", name) if based else None, base_dtype=raw.get("base_dtype", raw["dtype"]),
@@ -319,7 +324,7 @@ def check_mask(entry: Entry) -> None:
     keys = {
         "stratified": ["kind", "keep", "check"], "bernoulli": ["kind", "threshold", "keep", "check"],
         "listed": ["kind", "keep", "score", "coding", "check"],
-    }.get(kind)  # fmt: skip
+    }.get(kind if type(kind) is str else "")  # fmt: skip
     need(keys is not None, f"{entry.name}: mask {kind}")
     keyed(mask, keys or [])
     keep = mask["keep"]
@@ -340,7 +345,7 @@ def check_coding(entry: Entry, coding: Any) -> None:
     need(type(coding) is dict, f"{entry.name}: coding")
     golomb = coding.get("coding") == "golomb"
     keyed(coding, ["coding", "divisor"] if golomb else ["coding"])
-    need(golomb or coding["coding"] in ("gaps", "bitmap"), f"{entry.name}: coding")
+    need(golomb or known(coding.get("coding"), ("gaps", "bitmap")), f"{entry.name}: coding")
     need(not golomb or (is_count(coding["divisor"]) and 1 <= coding["divisor"] <= entry.size), f"{entry.name}: divisor")
 
 
@@ -348,7 +353,9 @@ def check_values(entry: Entry) -> None:
     values = entry.raw["values"]
     need(type(values) is dict, f"{entry.name}: values")
     codec = values.get("codec")
-    keys = {"f32": [], "bf16": [], "f16": [], "uniform": ["bits", "group"], "codebook": ["bits"]}.get(codec)
+    keys = {"f32": [], "bf16": [], "f16": [], "uniform": ["bits", "group"], "codebook": ["bits"]}.get(
+        codec if type(codec) is str else ""
+    )
     need(keys is not None, f"{entry.name}: codec {codec}")
     keyed(values, ["codec", *(keys or []), *(["pack"] if "pack" in values else [])])
     need(values.get("pack", "zstd") == "zstd", f"{entry.name}: pack")
@@ -811,7 +818,8 @@ def restored(base: Path, delta: Path) -> dict[str, Tensor]:
     """Every tuned tensor, or Refused."""
     text, parts = read_parts(delta)
     manifest = read_manifest(text)
-    need(set(manifest["requires"]) <= FEATURES, "a feature unknown")
+    requires = manifest["requires"]
+    need(type(requires) is list and all(known(word, FEATURES) for word in requires), "a feature unknown")
     entries = {name: read_entry(name, raw) for name, raw in manifest["tensors"].items()}
     need(manifest["requires"] == features(entries), "requires is not what the tensors use")
     deal(entries, parts)

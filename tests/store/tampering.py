@@ -115,7 +115,8 @@ NUMBERS = [
 ]  # fmt: skip
 TEXTS = [
     "", "x", ".", "..", "../x", "/etc/passwd", "a/../../x", "a//b", "a\\b", "a\0b", "x" * 300, "\ud800", "\u00fc",
-    "README.md", "model.safetensors", "delta.safetensors", "scales.safetensors", "0" * 64, "0" * 16, None, 1, [], {}, ["x"],
+    "README.md", "model.safetensors", "delta.safetensors", "scales.safetensors", "0" * 64, "0" * 16, None, 1, [],
+    {}, ["x"],
 ]  # fmt: skip
 SHAPES = [
     [], [0], [1], [1 << 62], [1 << 62, 1 << 62], [1 << 63], [0, 1 << 63], [0, 1 << 62], [-1], [1.0], ["1"], [True],

@@ -1,7 +1,6 @@
 """base + fine-tuned -> delta directory."""
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from deltagram.delta.plan import Plan
 from deltagram.jobs.card import model_card
 from deltagram.jobs.planning import plan_for
 from deltagram.progress import SILENT, Progress
-from deltagram.records import Meter, Record
+from deltagram.records import Meter, Record, versions
 from deltagram.store import scales
 from deltagram.store.build import build
 from deltagram.store.checkpoint import open_checkpoint
@@ -133,7 +132,7 @@ def _manifest(
     specs = job.base.specs
     return Manifest(
         requires=features(tensors),
-        created_by=f"deltagram {version('deltagram')}",
+        created_by=f"deltagram {versions()['deltagram']}",
         seed=job.seed,
         base=BaseModelRef(name=job.base.path.name, digest=whole_digest(digests | dict(gone)), tensors=len(specs)),
         tuned=TunedModelRef(name=job.tuned.path.name),
