@@ -39,41 +39,36 @@ class Row:
 
     def line(self) -> str:
         """The row in markdown."""
-        ratio, target = "", ""
+        theirs = ratio = target = ""
         if self.theirs is not None:
-            turned = self.at_least is not None
-            found = self.theirs / self.ours if turned else self.ours / self.theirs
-            ratio = f"{found:.1f} x" if found >= 20 else f"{found:.2f} x"
+            found = self.ours / self.theirs if self.at_least is None else self.theirs / self.ours
+            theirs, ratio = shown(self.theirs, self.unit), f"{found:.3g} x"
             if self.at_most is not None:
                 target = f"at most {self.at_most:g} x: {'met' if found <= self.at_most else 'MISSED'}"
             elif self.at_least is not None:
                 target = f"at least {self.at_least:g} x: {'met' if found >= self.at_least else 'MISSED'}"
-        theirs = "" if self.theirs is None else shown(self.theirs, self.unit)
         return f"| {self.what} | {shown(self.ours, self.unit)} | {self.beside} | {theirs} | {ratio} | {target} |"
 
 
 def shown(number: float, unit: str) -> str:
-    """A number of seconds, bytes or anything else, to read."""
-    if unit == "s":
-        return f"{number:.2f} s" if number >= 1 else f"{number * 1e3:.3g} ms"
-    if unit == "B" and number >= 1e4:
-        return next(
-            f"{number / size:.4g} {name}" for size, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if number >= size
-        )
-    return f"{number:.4g} {unit}".strip()
+    """A number of seconds or bytes, to read; other units as they are."""
+    scales = {"s": ((1.0, "s"), (1e-3, "ms")), "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))}
+    for size, name in scales.get(unit, ()):
+        if number >= size:
+            return f"{number / size:.4g} {name}" if unit == "B" else f"{number / size:.3g} {name}"
+    return f"{number:.3f} {unit}".strip()
 
 
 def table(title: str, rows: Sequence[Row], *notes: str) -> None:
     """Print rows as a markdown table under a title, with the machine, its load, and notes."""
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    cores = len(os.sched_getaffinity(0))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("deltagram", "numpy", "numba", "zstandard", "blake3"))
-    print(
-        f"\n### {title}\n\n| measured | deltagram | limit or peer | theirs | ratio | target |\n|---|---|---|---|---|---|"
-    )
+    print(f"\n### {title}\n\n| measured | deltagram | limit or peer | theirs | ratio | target |")
+    print("|---|---|---|---|---|---|")
     for row in rows:
         print(row.line())
-    print(f"\n{cores} processors ({platform.machine()}), load {load}; Python {platform.python_version()}, {versions}.")
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "zstandard", "blake3"))
+    machine = f"{len(os.sched_getaffinity(0))} processors ({platform.machine()}), load {load}"
+    print(f"\n{machine}; Python {platform.python_version()}, {versions}.")
     for note in notes:
         print(note)
 

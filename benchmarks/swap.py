@@ -14,9 +14,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from measure import Row, median, options, rounds, seconds, shown, table, workplace
 from numpy.typing import NDArray
-from pair import shapes, write_pair
 from safetensors.numpy import load_file
 
 from deltagram import jobs
@@ -24,6 +22,8 @@ from deltagram.delta.patch import Live, Patch
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.deltafile import open_delta
 from deltagram.threads import default_threads, ordered
+from measure import Row, median, options, rounds, seconds, shown, table, workplace
+from pair import shapes, write_pair
 
 State = dict[str, NDArray[np.uint16]]
 KEEPS = {0.001: 0.25, 0.01: 1.0}  # and how long a swap may take, against a dense copy

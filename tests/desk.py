@@ -66,17 +66,17 @@ class Desk:
     def does(self, line: str) -> str:
         """Type a command that works; gives stdout."""
         code, out, err = self.run(line)
-        assert (code, err) == (0, "")
+        assert (code, err) == (0, ""), (code, out, err)
         return out
 
     def refuses(self, line: str, *says: str) -> str:
         """Type a command that is refused with a paragraph that holds `says`, and touches nothing; gives it."""
         before = snapshot(self.folder)
         code, out, err = self.run(line)
-        assert (code, out) == (1, "")
-        assert err.startswith("error: ")
-        assert err.endswith("\n")
-        assert err[:-1].isprintable()  # one paragraph, and nothing that steers a terminal
+        assert (code, out) == (1, ""), (code, out, err)
+        assert err.startswith("error: "), err
+        assert err.endswith("\n"), err
+        assert err[:-1].isprintable(), err  # one paragraph, and nothing that steers a terminal
         assert all(text in err for text in says), err
         assert snapshot(self.folder) == before
         return err

@@ -143,3 +143,48 @@ def test_bad_codes_and_padding_are_refused(kind: str) -> None:
             kernels.dequantise(np.array([15], np.uint8), np.zeros(1, np.uint16), bits=4, group=64)
         with pytest.raises(ValueError, match="padding"):
             kernels.unpack_bits(np.array([0x10], np.uint8), bits=4, count=1)
+
+
+@pytest.mark.parametrize("base_dtype", [*FLOATS, "F64"])
+@pytest.mark.parametrize("tuned_dtype", [*FLOATS, "F64"])
+@pytest.mark.parametrize("bad", [None, "base", "tuned"])
+def test_surveys_find_faults_and_gather_differences(base_dtype: str, tuned_dtype: str, bad: str | None) -> None:
+    """Against the slow definition, over several stretches of the compiled loop; the fault in the last entry."""
+    rng = np.random.default_rng(3)
+    size, origin = 40_000, 7_000
+    base = rng.standard_normal(size).astype(NUMPY[base_dtype])
+    tuned = rng.standard_normal(size).astype(NUMPY[tuned_dtype])
+    if bad is not None:
+        (base if bad == "base" else tuned)[-1] = np.inf
+    positions = np.flatnonzero(rng.random(size - 1) < 0.05).astype(np.uint64)
+    wide = np.float64 if "F64" in (base_dtype, tuned_dtype) else np.float32
+    at = positions.astype(int)
+    expected = (tuned[at].astype(wide) - base[at].astype(wide)).astype(np.float32)
+    for kind in ("numba", "numpy"):
+        with backend.using(kind):
+            found, base_finite, tuned_finite = kernels.survey(
+                base.view(DTYPES[base_dtype].bits),
+                base_dtype,
+                tuned.view(DTYPES[tuned_dtype].bits),
+                tuned_dtype,
+                positions + np.uint64(origin),
+                origin,
+            )
+        assert np.array_equal(found, expected)
+        assert bool(base_finite) == (bad != "base")
+        assert bool(tuned_finite) == (bad != "tuned")
+
+
+@pytest.mark.parametrize("kind", ["numba", "numpy"])
+def test_an_exchange_with_a_surprise_changes_nothing(kind: str) -> None:
+    bits = np.arange(1000, dtype=np.uint16)
+    off, on = np.arange(0, 1000, 7, dtype=np.uint32), np.arange(3, 1000, 5, dtype=np.uint32)
+    zeros = np.zeros(1000, np.uint16)
+    with backend.using(kind):  # type: ignore[arg-type]
+        for surprise, place in ((on[-1], on[-1]), (off[-1], off[-1])):
+            expected_off, expected_on = bits[off], bits[on]
+            expected_on[np.isin(on, off)] = 0  # taken off first
+            (expected_on if surprise == on[-1] else expected_off)[-1] += 1
+            found = kernels.exchange(bits, off, expected_off, zeros[off], on, expected_on, zeros[on])
+            assert found == place
+            assert np.array_equal(bits, np.arange(1000))

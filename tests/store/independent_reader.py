@@ -140,6 +140,7 @@ def read_file(path: Path, *, canonical: bool) -> tuple[dict[str, str], dict[str,
     header, parsed, data = read_header(path)
     metadata = parsed.pop("__metadata__", {})
     need(type(metadata) is dict and all(type(v) is str for v in metadata.values()), f"{path.name}: metadata")
+    utf8("".join([*parsed, *metadata, *metadata.values()]))
     tensors, at = {}, 0
     for name, spec in sorted(parsed.items(), key=lambda item: offsets(item[1])) if not canonical else parsed.items():
         begin, end = offsets(spec)
@@ -235,6 +236,7 @@ def read_manifest(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as fault:
         raise Refused("the manifest is no JSON") from fault
     need(type(manifest) is dict and compact(manifest) == text, "the manifest is not canonical")
+    utf8(json.dumps(manifest, ensure_ascii=False))
     need(list(manifest) == MANIFEST_KEYS, f"the manifest's keys are {list(manifest)}")
     need(type(manifest["version"]) is int and manifest["version"] == 1, "the version")
     need(type(manifest["created_by"]) is str, "created_by")
@@ -270,11 +272,12 @@ def is_shape(value: object) -> bool:
 def safe(name: str) -> bool:
     parts = name.split("/")
     plain = "\\" not in name and not name.startswith("/") and ".." not in parts and "\0" not in name
-    return plain and str(PurePosixPath(name)) == name and name not in ("", ".")
+    checkpoint = name.endswith((".safetensors", ".safetensors.index.json"))
+    return plain and not checkpoint and str(PurePosixPath(name)) == name and name not in ("", ".")
 
 
 def read_entry(name: str, raw: Any) -> Entry:
-    need(type(raw) is dict, f"{name}: no entry")
+    need(type(raw) is dict and name != "__metadata__", f"{name}: no entry")
     need(list(raw) == [key for key in ENTRY_KEYS if key in raw], f"{name}: keys {list(raw)}")
     need(is_shape(raw.get("shape")) and known(raw.get("dtype"), BITS), f"{name}: shape or dtype")
     form = raw.get("form")
@@ -289,7 +292,7 @@ def read_entry(name: str, raw: Any) -> Entry:
         need(is_digest(raw[key]), f"{name}: {key}")
     based = "base_digest" in raw
     need(based or not {"base_name", "base_shape", "base_dtype"} & set(raw), f"{name}: a base without a digest")
-    need(raw.get("base_name", "") != name and type(raw.get("base_name", "")) is str, f"{name}: base_name")
+    need(raw.get("base_name") != name and type(raw.get("base_name", "")) is str, f"{name}: base_name")
     need(raw.get("base_shape") != raw["shape"] and is_shape(raw.get("base_shape", [])), f"{name}: base_shape")
     need(raw.get("base_dtype") != raw["dtype"] and known(raw.get("base_dtype", "F32"), BITS), f"{name}: base_dtype")
     entry = Entry(
@@ -425,7 +428,7 @@ def read_scales(delta: Path, manifest: str, entries: dict[str, Entry]) -> None:
     joined = b"".join(tensor.digest(name) for name, tensor in tensors.items())
     need(metadata["digest"] == blake3(joined).hexdigest(), "the digest of the scales")
     pruned = [name for name, entry in entries.items() if "mask" in entry.raw]
-    need(list(tensors) == pruned, "the scales are not of the pruned tensors")
+    need(set(tensors) == set(pruned), "the scales are not of the pruned tensors")
     for name in pruned:
         tensor, entry = tensors[name], entries[name]
         scalar = tensor.dtype == "F64" and tensor.shape == ()
@@ -579,12 +582,11 @@ def unzstd(data: bytes, size: int) -> bytes:
     try:
         frame = zstandard.get_frame_parameters(data)
         need(frame.content_size == size and frame.dict_id == 0, "zstd: another content size, or a dictionary")
-        need(zstandard.frame_header_size(data) < len(data) and data[:4] == b"\x28\xb5\x2f\xfd", "zstd: no frame")
-        stream = zstandard.ZstdDecompressor().decompressobj()
-        content = stream.decompress(data)
+        need(data[:4] == b"\x28\xb5\x2f\xfd", "zstd: no frame")
+        content = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as fault:
         raise Refused("zstd: damaged") from fault
-    need(stream.eof and not stream.unused_data and len(content) == size, "zstd: not exactly one frame")
+    need(len(content) == size, "zstd: another content size")
     return content
 
 
@@ -791,25 +793,36 @@ def restored_bytes(entry: Entry, base: dict[str, Tensor], seed: int) -> bytes:
 
 def check_base(manifest: dict[str, Any], entries: dict[str, Entry], base: dict[str, Tensor]) -> None:
     """Section 12: names, shapes and dtypes, then every digest."""
-    wanted = {e.base_name: (e.base_dtype, e.base_shape, e.raw["base_digest"]) for e in entries.values() if e.base_name}
-    dropped = manifest["dropped"]
-    need(not set(dropped) & set(wanted), "a base tensor dropped and used")
-    wanted |= {name: (gone["dtype"], tuple(gone["shape"]), gone["digest"]) for name, gone in dropped.items()}
-    need(manifest["base"]["tensors"] == len(wanted), "the number of base tensors")
-    whole = b"".join(bytes.fromhex(wanted[name][2]) for name in sorted(wanted, key=utf8))
+    used = [entry for entry in entries.values() if entry.base_name is not None]
+    wanted = [(entry.base_name, entry.base_dtype, entry.base_shape, entry.raw["base_digest"]) for entry in used]
+    dropped = [
+        (name, gone["dtype"], tuple(gone["shape"]), gone["digest"]) for name, gone in manifest["dropped"].items()
+    ]
+    need(not {name for name, *_ in dropped} & {name for name, *_ in wanted}, "a base tensor dropped and used")
+    digests = {name: digest for name, _, _, digest in wanted + dropped}
+    need(manifest["base"]["tensors"] == len(digests), "the number of base tensors")
+    whole = b"".join(bytes.fromhex(digests[name]) for name in sorted(digests, key=utf8))
     need(blake3(whole).hexdigest() == manifest["base"]["digest"], "the whole digest of the base")
-    need(set(wanted) == set(base), "the base has other tensors")
-    for name, (dtype, shape, digest) in wanted.items():
+    need(set(digests) == set(base), "the base has other tensors")
+    for name, dtype, shape, digest in wanted + dropped:
         tensor = base[name]
         need((tensor.dtype, tensor.shape) == (dtype, shape), f"base {name}: dtype or shape")
         need(tensor.digest(name).hex() == digest, f"base {name}: digest")
+
+
+def is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def check_companions(files: dict[str, Any], delta: Path, base: Path) -> None:
     for name, file in files.items():
         folder = delta if file["stored"] == "delta" else base if base.is_dir() else base.parent
         path = folder / name
-        need(path.is_file() and not (folder == delta and path.is_symlink()), f"companion {name} is missing")
+        need(is_there(path), f"companion {name} is missing")
+        need(folder != delta or not any(delta in p.parents and p.is_symlink() for p in (path, *path.parents)), "a link")
         data = path.read_bytes()
         need(len(data) == file["bytes"] and blake3(data).hexdigest() == file["digest"], f"companion {name} differs")
 

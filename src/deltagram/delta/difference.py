@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltagram.arrays import DTYPES, F32, U64, Bits, as_floats, convert
-from deltagram.delta import kernels
+from deltagram.arrays import DTYPES, F32, Bits, as_floats, convert
 
 
 def difference(base: Bits, base_dtype: str, tuned: Bits, tuned_dtype: str) -> F32:
@@ -16,17 +15,6 @@ def difference(base: Bits, base_dtype: str, tuned: Bits, tuned_dtype: str) -> F3
         found = as_floats(convert(tuned, tuned_dtype, wide), wide) - as_floats(convert(base, base_dtype, wide), wide)
         narrow: F32 = found.astype(np.float32, copy=False)
         return narrow
-
-
-def difference_at(base: Bits, base_dtype: str, tuned: Bits, tuned_dtype: str, positions: U64, origin: int) -> F32:
-    """`difference` at `positions - origin` only."""
-    if "F64" in (base_dtype, tuned_dtype):
-        local = positions - np.uint64(origin)
-        return difference(base[local], base_dtype, tuned[local], tuned_dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return kernels.gather(tuned, tuned_dtype, positions, origin) - kernels.gather(
-            base, base_dtype, positions, origin
-        )
 
 
 def shifted(base: Bits, dtype: str, values: F32, divide_by: NDArray[Any]) -> Bits:

@@ -20,6 +20,7 @@ from deltagram.delta.compile_numba import (
 )
 
 _F16, _BF16, _F32 = 0, 1, 2  # the kinds of deltagram.delta.kernels
+_STRETCH = 1 << 14  # entries searched, then gathered from
 
 
 @inline
@@ -62,13 +63,19 @@ def _narrow(value: Any, kind: Any) -> Any:
     return np.uint32(sign | np.uint32(rebased >> np.uint32(13)))
 
 
-@kernel(boolean(reads(u16), u16), boolean(reads(u32), u32), boolean(reads(u64), u64))
-def all_finite(bits: Any, exponent: Any) -> Any:
-    """Whether no entry has all bits of the mask `exponent` set."""
+@inline
+def _any(bits: Any, exponent: Any) -> Any:
+    """Whether an entry has all bits of the mask `exponent` set: the largest masked pattern tells (a SIMD loop)."""
     largest = bits.dtype.type(0)
     for i in range(bits.size):
         largest = max(largest, bits[i] & exponent)
-    return largest != exponent
+    return largest == exponent
+
+
+@kernel(boolean(reads(u16), u16), boolean(reads(u32), u32), boolean(reads(u64), u64))
+def all_finite(bits: Any, exponent: Any) -> Any:
+    """Whether no entry has all bits of the mask `exponent` set."""
+    return not _any(bits, exponent)
 
 
 @kernel(
@@ -176,3 +183,39 @@ def exchange(bits: Any, off: Any, off_expected: Any, off_new: Any, on: Any, on_e
             return np.int64(p)
         bits[p] = on_new[j]
     return np.int64(-1)
+
+
+@kernel(
+    *(
+        i64(reads(base), base, i64, reads(tuned), tuned, i64, reads(u64), u64, writes(f32))
+        for base in (u16, u32)
+        for tuned in (u16, u32)
+    )
+)
+def survey(
+    base: Any,
+    base_exponent: Any,
+    base_kind: Any,
+    tuned: Any,
+    tuned_exponent: Any,
+    tuned_kind: Any,
+    positions: Any,
+    origin: Any,
+    out: Any,
+) -> Any:
+    """`out[k] = tuned - base` at `positions[k] - origin`; 1 if the base holds NaN or infinity, plus 2 for the tuned.
+
+    Gathers from each stretch right after searching it, while it is in the nearest cache.
+    """
+    base_bad, tuned_bad, k = False, False, 0
+    for start in range(0, base.size, _STRETCH):
+        stop = min(start + _STRETCH, base.size)
+        base_bad |= _any(base[start:stop], base_exponent)
+        tuned_bad |= _any(tuned[start:stop], tuned_exponent)
+        first = k
+        while k < positions.size and positions[k] - origin < np.uint64(stop):
+            k += 1
+        for j in range(first, k):
+            p = positions[j] - origin
+            out[j] = _widen(tuned[p], tuned_kind) - _widen(base[p], base_kind)
+    return np.int64(base_bad) + np.int64(2) * np.int64(tuned_bad)

@@ -88,3 +88,22 @@ def exchange(
         return int(on[wrong[0]])
     bits[on] = on_new
     return -1
+
+
+def survey(
+    base: Bits,
+    base_exponent: np.unsignedinteger[Any],
+    base_kind: int,
+    tuned: Bits,
+    tuned_exponent: np.unsignedinteger[Any],
+    tuned_kind: int,
+    positions: U64,
+    origin: np.uint64,
+    out: F32,
+) -> int:
+    """`out = tuned - base` at positions; 1 if the base holds NaN or infinity, plus 2 if the tuned does."""
+    wide = np.float64 if 3 in (base_kind, tuned_kind) else np.float32
+    p = positions - origin
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[:] = tuned[p].view(_TYPES[tuned_kind]).astype(wide) - base[p].view(_TYPES[base_kind]).astype(wide)
+    return int(not all_finite(base, base_exponent)) + 2 * int(not all_finite(tuned, tuned_exponent))

@@ -42,6 +42,21 @@ def all_finite(bits: Bits, dtype: str) -> bool:
     return bool(family("entries").all_finite(bits, bits.dtype.type(_EXPONENT[dtype])))
 
 
+def survey(
+    base: Bits, base_dtype: str, tuned: Bits, tuned_dtype: str, positions: U64, origin: int
+) -> tuple[F32, bool, bool]:
+    """`tuned - base` at `positions - origin` of two blocks, and whether each block is all finite.
+
+    In float32, or in float64 and then rounded if either is F64.
+    """
+    out = np.empty(positions.size, np.float32)
+    found = _entries(base_dtype, tuned_dtype).survey(
+        base, base.dtype.type(_EXPONENT[base_dtype]), KIND[base_dtype],
+        tuned, tuned.dtype.type(_EXPONENT[tuned_dtype]), KIND[tuned_dtype], positions, np.uint64(origin), out,
+    )  # fmt: skip
+    return out, not found & 1, not found & 2
+
+
 def gather(bits: Bits, dtype: str, positions: U64, origin: int) -> F32:
     """Entries at `positions - origin` of a float tensor as float32 (F64 is rounded)."""
     out = np.empty(positions.size, np.float32)

@@ -9,7 +9,7 @@ from blake3 import blake3
 from deltagram import seeds
 from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, entries
 from deltagram.delta import scores
-from deltagram.delta.difference import difference, difference_at, distance
+from deltagram.delta.difference import difference, distance
 from deltagram.delta.masks import BLOCK, Bernoulli, Stratified, walk
 from deltagram.delta.methods import kept_count, threshold
 from deltagram.delta.plan import Entry
@@ -121,9 +121,8 @@ def _seeded(entry: Entry, pair: Pair) -> Built:
     mask = _draw(entry, seeds.key(pair.seed, entry.name))
     scan, kept, check = Scan(pair, entry), _Kept(entry, pair), blake3()
     for start, stop, _, positions in walk(mask, scan.spans()):
-        base, tuned = scan.take(start, stop)
         check.update(positions.view(np.uint8).data)
-        kept.add(difference_at(base, scan.base_spec.dtype, tuned, entry.tuned.dtype, positions, start))
+        kept.add(scan.gather(start, stop, positions))
     digest = scan.digest()
     if scan.same:
         return _same(entry, scan, digest)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from deltagram.arrays import DTYPES, Bits, convert, entries
+from deltagram.arrays import DTYPES, F32, U64, Bits, convert, entries
 from deltagram.delta import kernels
 from deltagram.delta.plan import Entry
 from deltagram.errors import PlanError
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
 from deltagram.store.digest import tensor_hasher
 
+_NOWHERE = np.empty(0, np.uint64)
 FIX = "store it whole with --whole '{name}', or everything with --method exact"
 
 
@@ -52,13 +53,30 @@ class Scan:
     def take(self, start: int, stop: int) -> tuple[Bits, Bits]:
         """`pair`, hashed and searched; call for every range once, in order."""
         base, tuned = self.pair(start, stop)
-        self._hasher.update(base.view(np.uint8).data)
         if self._entry.tuned.floating and self.base_spec.floating:
-            self.base_finite = self.base_finite and kernels.all_finite(base, self.base_spec.dtype)
-            self.tuned_finite = self.tuned_finite and kernels.all_finite(tuned, self._entry.tuned.dtype)
+            self._search(base, tuned, _NOWHERE, start)
+        self._compare(base, tuned)
+        return base, tuned
+
+    def gather(self, start: int, stop: int, positions: U64) -> F32:
+        """Like `take`, of two floating tensors: the differences at positions of the range."""
+        base, tuned = self.pair(start, stop)
+        found = self._search(base, tuned, positions, start)
+        self._compare(base, tuned)
+        return found
+
+    def _search(self, base: Bits, tuned: Bits, positions: U64, origin: int) -> F32:
+        found, base_finite, tuned_finite = kernels.survey(
+            base, self.base_spec.dtype, tuned, self._entry.tuned.dtype, positions, origin
+        )
+        self.base_finite &= base_finite
+        self.tuned_finite &= tuned_finite
+        return found
+
+    def _compare(self, base: Bits, tuned: Bits) -> None:
+        self._hasher.update(base.view(np.uint8).data)
         if self.same:
             self.same = np.array_equal(self.as_tuned(base), tuned)
-        return base, tuned
 
     def as_tuned(self, base: Bits) -> Bits:
         """Base patterns rounded to the tuned dtype."""
