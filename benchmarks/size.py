@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import Row, options, table, workplace
-from pair import shapes, write_pair
-
 from deltagram import jobs
 from deltagram.delta.values import VALUES
 from deltagram.records import Record
+from measure import Row, options, table, workplace
+from pair import shapes, write_pair
 
 PLAIN = ("bf16", "8bit", "4bit", "3bit", "2bit", "sign")
 SMALLER = (("bf16", 0.01, 130), ("4bit", 0.10, 36), ("4bit", 0.04, 90), ("4bit", 0.02, 175))

@@ -136,7 +136,7 @@ def read_header(path: Path) -> tuple[bytes, dict[str, Any], bytes]:
 
 def read_file(path: Path, *, canonical: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a file, in the order of their data."""
-    need(path.is_file() and not (canonical and path.is_symlink()), f"{path}: no such file")
+    need(is_there(path) and not (canonical and path.is_symlink()), f"{path.name}: no such file")
     header, parsed, data = read_header(path)
     metadata = parsed.pop("__metadata__", {})
     need(type(metadata) is dict and all(type(v) is str for v in metadata.values()), f"{path.name}: metadata")
@@ -193,27 +193,40 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def read_parts(delta: Path) -> tuple[str, dict[str, Tensor]]:
     """The manifest's text and all parts."""
     index, single = delta / "delta.safetensors.index.json", delta / "delta.safetensors"
-    need(index.exists() != single.exists(), "not exactly one of delta.safetensors and its index")
-    if single.exists():
+    if is_there(single):
         metadata, parts = read_file(single, canonical=True)
         return manifest_text(metadata), parts
-    shards = sorted(path for path in delta.glob("delta-*-of-*.safetensors"))
-    expected = [f"delta-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-    need(shards and [path.name for path in shards] == expected, "shards missing")
+    need(is_there(index) and not index.is_symlink(), "neither delta.safetensors nor its index")
+    names = shard_names(index.read_bytes())
     text, parts, weights = "", {}, {}
-    for number, path in enumerate(shards):
-        metadata, more = read_file(path, canonical=True)
+    for number, name in enumerate(names):
+        metadata, more = read_file(delta / name, canonical=True)
         need(not set(more) & set(parts), "a part twice")
         parts |= more
-        weights |= dict.fromkeys(more, path.name)
+        weights |= dict.fromkeys(more, name)
         if number == 0:
             text = manifest_text(metadata)
         else:
-            need(metadata == {"format": "deltagram"}, f"{path.name}: metadata")
-    total = sum(path.stat().st_size for path in shards)
+            need(metadata == {"format": "deltagram"}, f"{name}: metadata")
+    total = sum((delta / name).stat().st_size for name in names)
     written = json.dumps({"metadata": {"total_size": total}, "weight_map": weights}, indent=1)
-    need(not index.is_symlink() and index.read_bytes() == written.encode(), "the index is not what the shards are")
+    need(index.read_bytes() == written.encode(), "the index is not what the shards are")
     return text, parts
+
+
+def shard_names(index: bytes) -> list[str]:
+    """The files that an index names, which are numbered without a gap."""
+    try:
+        listed = json.loads(index.decode())
+    except (ValueError, RecursionError) as fault:
+        raise Refused("the index is no JSON") from fault
+    need(type(listed) is dict and type(listed.get("weight_map")) is dict, "the index has no map")
+    names = list(listed["weight_map"].values())
+    need(all(type(name) is str for name in names), "the index names no files")
+    count = len(set(names))
+    expected = [f"delta-{number:05}-of-{count:05}.safetensors" for number in range(1, count + 1)]
+    need(sorted(set(names)) == expected and names, "the shards have other names")
+    return expected
 
 
 def manifest_text(metadata: dict[str, str]) -> str:

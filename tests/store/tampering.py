@@ -392,26 +392,61 @@ def renamed(pristine: Kit, name: str, new: str) -> Tamper:
 
 
 def bases_shared(pristine: Kit) -> Iterator[Case]:
-    """One base tensor for two entries that disagree about it, the first of them a lie."""
+    """One base tensor for two entries that disagree about it; `a`, the first or the last of them, is a lie."""
     rng = np.random.default_rng(6)
-    true = pristine.manifest["tensors"]["plain"]
-    for dtype, shape, form in itertools.product(
-        ("F32", "F16", "F64"), ([9, 14], [1 << 20], [3, 14], [0]), ("pruned", "same")
-    ):
+    digest = pristine.manifest["tensors"]["plain"]["base_digest"]
+    shapes = ([9, 14], [1 << 20], [3, 14], [0])
+    for dtype, shape, form in itertools.product(("F32", "F16", "F64"), shapes, ("pruned", "same")):
         keep = min(50, math.prod(shape))
-        entry = {"shape": shape, "dtype": dtype, "base_name": "plain", "form": form, "base_digest": true["base_digest"]}
+        entry = {"shape": shape, "dtype": dtype, "base_name": "plain", "form": form, "base_digest": digest}
         parts = {}
         if form == "pruned" and keep:
-            described = reader.Entry(
-                "a", form, dtype, tuple(shape), "plain", dtype, tuple(shape), {"mask": {"keep": keep}}
-            )
-            key = int.from_bytes(blake3(struct.pack("<q", pristine.manifest["seed"]) + b"a").digest()[:8], "little")
-            check = hexdigest(reader.stratified(described, key).astype("<u8").tobytes())[:16]
+            check = stratified_check(pristine.manifest["seed"], "a", shape, keep)
             entry |= {"mask": {"kind": "stratified", "keep": keep, "check": check}, "values": {"codec": "f32"}}
             entry |= {"digest": ""}
             parts["a:values"] = reader.Tensor("F32", (keep,), rng.normal(size=keep).astype("<f4").tobytes())
         for first in (True, False):
             yield f"{form} {dtype} {shape} {first}", with_entry(pristine, "a", entry, parts, first=first)
+
+
+def stratified_check(seed: int, name: str, shape: list[int], keep: int) -> str:
+    raw = {"mask": {"keep": keep}}
+    entry = reader.Entry(name, "pruned", "F32", tuple(shape), name, "F32", tuple(shape), raw)
+    key = int.from_bytes(blake3(struct.pack("<q", seed) + name.encode()).digest()[:8], "little")
+    return hexdigest(reader.stratified(entry, key).astype("<u8").tobytes())[:16]
+
+
+def heavy(pristine: Kit) -> Iterator[Case]:
+    """A few kilobytes that stand for a great many entries: `a`, which no base has."""
+    blocks = 60
+    keep = blocks * reader.BLOCK
+    zeros = zstandard.ZstdCompressor().compress(bytes(reader.BLOCK))
+    stream = {
+        planes: struct.pack("<I", len(zeros)) * planes * blocks + zeros * planes * blocks for planes in (1, 2, 4, 8)
+    }
+    table = b"".join(struct.pack("<QI", (i + 1) * reader.BLOCK, len(zeros)) for i in range(blocks - 1))
+    packed = {"codec": "bf16", "pack": "zstd"}
+    listed = {"score": "magnitude", "coding": {"coding": "gaps"}}
+    counts = reader.Tensor("U32", (blocks,), struct.pack("<I", reader.BLOCK) * blocks)
+    masks = {
+        "stratified": ({"kind": "stratified", "keep": keep}, {}, 1 << 40),
+        "bernoulli": ({"kind": "bernoulli", "threshold": 1 << 32, "keep": keep}, {"counts": counts}, keep),
+        "gaps": ({"kind": "listed", "keep": keep, **listed}, {"positions": u8(table + zeros * blocks)}, keep),
+    }
+    for label, (mask, more, size) in masks.items():
+        for values, planes in ((packed, 2), ({"codec": "f32", "pack": "zstd"}, 4)):
+            entry = {"shape": [size], "dtype": "F32", "form": "pruned", "base_digest": "0" * 64}
+            entry |= {"mask": {**mask, "check": "0" * 16}, "values": values, "digest": ""}
+            parts = {"a:values": u8(stream[planes])} | {f"a:{suffix}": part for suffix, part in more.items()}
+            yield f"{label} {planes}", with_entry(pristine, "a", entry, parts, first=True)
+    for dtype, planes in (("F64", 8), ("I32", 4), ("BF16", 2), ("U8", 1)):
+        entry = {"shape": [blocks, reader.BLOCK], "dtype": dtype, "form": "exact", "base_digest": "0" * 64}
+        entry |= {"tuned_digest": "0" * 64, "digest": ""}
+        yield f"exact {dtype}", with_entry(pristine, "a", entry, {"a:planes": u8(stream[planes])}, first=True)
+
+
+def u8(data: bytes) -> Any:
+    return reader.Tensor("U8", (len(data),), data)
 
 
 def with_entry(pristine: Kit, name: str, entry: Any, parts: dict[str, Any], *, first: bool) -> Tamper:

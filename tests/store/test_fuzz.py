@@ -4,10 +4,12 @@ What is damaged is always refused. What is hostile carries the right digests; th
 reader made from docs/FORMAT.md: both refuse, or both restore the same bytes.
 """
 
+import os
 import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -199,9 +201,9 @@ def attempts(place: Place, delta: Path) -> list[str]:
 
 
 def flips(rng: random.Random, data: bytes, count: int) -> Iterator[tuple[str, bytes]]:
-    """Single bits: some of the header's length, half of the header, half of the rest."""
+    """Single bits: some of the header's length, one in each byte of its start, then half in it and half behind it."""
     header = min(8 + int.from_bytes(data[:8], "little"), len(data))
-    spots = [rng.randrange(64) for _ in range(min(8, count))]
+    spots = [rng.randrange(64) for _ in range(8)] + [8 * byte + rng.randrange(8) for byte in range(8, 56)]
     for bit in spots + [rng.randrange(64, 8 * header) for _ in range(count // 2)]:
         yield f"bit {bit}", flipped(data, bit)
     for bit in (rng.randrange(8 * header, 8 * len(data)) for _ in range(count // 2)) if header < len(data) else ():
@@ -312,7 +314,6 @@ def other_cases(place: Place, name: str) -> Iterator[Case]:
     kit = tampering.take_apart(delta)
     yield from tampering.parts_moved(kit)
     yield from tampering.names_changed(kit)
-    yield from tampering.bases_shared(kit)
     yield from tampering.scales_replaced(kit)
     yield from tampering.frames_replaced(kit)
     yield from tampering.companions_elsewhere(kit)
@@ -330,4 +331,72 @@ def test_hostile_deltas(place: Place, name: str, family: Callable[[Place, str], 
 
 def test_hostile_shards(place: Place) -> None:
     delta = place.deltas / "sharded"
-    agree(place, "sharded", [*tampering.indexes(delta), *tampering.shards(delta), *tampering.links(delta)])
+    families = (tampering.indexes, tampering.shards, tampering.links, tampering.gone)
+    agree(place, "sharded", [case for family in families for case in family(delta)])
+
+
+# Memory
+
+
+def heavy_cases(place: Place) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
+    """(delta, label, tampering): what claims to be huge, and what makes two claims about one base tensor."""
+    rng = random.Random(8)
+    for name in ("stratified", "bernoulli", "listed", "dense", "exact"):
+        kit = tampering.take_apart(place.deltas / name)
+        large = [(label, path, new) for label, path, new in tampering.changes(kit.manifest) if is_large(new)]
+        for label, path, new in rng.sample(large, 24):
+            yield (
+                name,
+                label,
+                lambda delta, kit=kit, path=path, new=new: tampering.put_together(
+                    tampering.changed(kit, path, new), delta
+                ),
+            )
+    kit = tampering.take_apart(place.deltas / "stratified")
+    for family in (tampering.frames_replaced, tampering.heavy, tampering.bases_shared):
+        for label, tamper in family(kit):
+            yield "stratified", f"{family.__name__}: {label}", tamper
+    for label, tamper in tampering.headers_replaced(place.deltas / "stratified", "delta.safetensors"):
+        yield "stratified", label, tamper
+
+
+def is_large(new: Any) -> bool:
+    if isinstance(new, dict):
+        return any(map(is_large, new.values()))
+    if isinstance(new, list):
+        return any(map(is_large, new))
+    return type(new) is int and 1 << 28 <= new < 1 << 64
+
+
+def test_hostile_deltas_in_little_memory(place: Place) -> None:
+    """In a process of its own, which may grow by 64 MiB of address space and no more."""
+    queue = place.work.parent / "heavy"
+    labels = []
+    for number, (name, label, tamper) in enumerate(heavy_cases(place)):
+        tamper(shutil.copytree(place.deltas / name, queue / str(number) / "delta"))
+        labels.append(f"{name}: {label}")
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    command = [sys.executable, __file__, str(place.base), str(place.deltas), str(queue), str(len(labels))]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    said = ran.stdout.splitlines()
+    assert (ran.returncode, len(said)) == (0, len(labels)), f"died at {labels[len(said)]}: {ran.stderr[-500:]}"
+    odd = [(label, line) for label, line in zip(labels, said, strict=True) if set(line.split(", ")) - {"refused", "ok"}]
+    assert odd == []
+
+
+def in_little_memory(base: Path, deltas: Path, queue: Path, count: int) -> None:
+    """Warm up, forbid growth, then print a line a hostile delta."""
+    for name in DELTAS:
+        jobs.verify(deltas / name, base=base)
+        jobs.restore(base, deltas / name, queue / name)
+    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
+    limit = pages * resource.getpagesize() + GROWTH
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for number in range(count):
+        place = Place(base, deltas, queue / str(number))
+        sys.stdout.write(", ".join(said or "ok" for said in attempts(place, place.work / "delta")) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    in_little_memory(*map(Path, sys.argv[1:4]), int(sys.argv[4]))
