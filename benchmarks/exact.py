@@ -10,111 +10,59 @@ zipnn 0.5.4 in its delta mode, which is XOR and Huffman codes (target: no larger
 """
 
 import json
-import os
 import sys
-import time
-from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from deltagram import jobs
 from deltagram.delta.difference import distance
-from deltagram.delta.masks import BLOCK
-from deltagram.store.build import EXACT_LEVEL
-from deltagram.store.checkpoint import Checkpoint, open_checkpoint
-from deltagram.threads import default_threads, ordered
-from measure import Row, child, median, options, rounds, table, workplace
+from deltagram.store.checkpoint import SINGLE, Checkpoint, open_checkpoint
+from measure import Row, median, options, rounds, table, workplace
 from pair import BASE_STD, shapes, write_pair
+from process import child
+from xor_delta import Took, check_xor, write_xor
 
 STDS = (2e-5, 1e-4, 5e-4, 2e-3)
 SIZE = 4096
-FILE = "model.safetensors"
 HOW = (
     "zipnn was not run. `python -m venv V; V/bin/pip install torch==2.13.0 numpy safetensors; "
     "V/bin/pip install --no-deps zipnn==0.5.4`, then `--zipnn V/bin/python`."
 )
-Words = NDArray[np.uint16]
-Took = Mapping[str, float]
 
 
 def write_tensor(folder: Path, std: float) -> None:
     """One square tensor, before and after (reused if it is there)."""
-    if (folder / "tuned" / FILE).exists():
+    if (folder / "tuned" / SINGLE).exists():
         return
     rng = np.random.default_rng(round(1 / std))
     base = (rng.standard_normal((SIZE, SIZE), np.float32) * np.float32(BASE_STD)).astype(ml_dtypes.bfloat16)
     moved = base.astype(np.float32) + rng.standard_normal((SIZE, SIZE), np.float32) * np.float32(std)
     for side, weights in (("base", base), ("tuned", moved.astype(ml_dtypes.bfloat16))):
         (folder / side).mkdir(parents=True, exist_ok=True)
-        save_file({"weight": weights}, folder / side / FILE)
-
-
-def blocks(base: Checkpoint, tuned: Checkpoint) -> Iterator[tuple[Words, Words]]:
-    """Pairs of bit patterns, a block at a time, tensor by tensor."""
-    for name, spec in tuned.specs.items():
-        for start in range(0, spec.size, BLOCK):
-            stop = min(start + BLOCK, spec.size)
-            yield base.bits(name, start, stop), tuned.bits(name, start, stop)
-
-
-def xor_pack(pair: tuple[Words, Words]) -> list[bytes]:
-    """XOR, low and high bytes apart, each a zstd frame or raw."""
-    changed = (pair[0] ^ pair[1]).view(np.uint8).reshape(-1, 2)
-    planes = [np.ascontiguousarray(changed[:, plane]).tobytes() for plane in (0, 1)]
-    coder = zstandard.ZstdCompressor(level=EXACT_LEVEL)
-    return [min((coder.compress(plane), plane), key=len) for plane in planes]
-
-
-def xor_unpack(base: Words, packed: list[bytes]) -> Words:
-    """The inverse."""
-    planes = [
-        np.frombuffer(data if len(data) == base.size else zstandard.ZstdDecompressor().decompress(data), np.uint8)
-        for data in packed
-    ]
-    restored: Words = base ^ np.stack(planes, axis=1).reshape(-1).view(np.uint16)
-    return restored
-
-
-def write_xor(base: Checkpoint, tuned: Checkpoint, out: Path) -> Took:
-    """The peer's file, fsynced, by as many threads; the sizes of a block take 8 bytes. The check is not timed."""
-    start = time.perf_counter()
-    with out.open("wb") as file:
-        for planes in ordered(xor_pack, blocks(base, tuned), threads=default_threads()):
-            file.write(np.array([len(plane) for plane in planes], "<u4").tobytes() + b"".join(planes))
-        file.flush()
-        os.fsync(file.fileno())
-    took = {"bytes": out.stat().st_size, "pack": time.perf_counter() - start}
-    for first, second in islice(blocks(base, tuned), 64):
-        if not np.array_equal(xor_unpack(first, xor_pack((first, second))), second):
-            sys.exit("XOR is not lossless here")
-    return took
+        save_file({"weight": weights}, folder / side / SINGLE)
 
 
 def ours(folder: Path) -> Took:
-    """Prune and restore; every restored bit is compared."""
+    """Prune and restore, both timed after start-up; every restored bit is compared."""
     base, tuned, delta, out = folder / "base", folder / "tuned", folder / "delta", folder / "restored"
-    start = time.perf_counter()
-    record = jobs.prune(base, tuned, delta, method="exact", force=True)
-    middle = time.perf_counter()
-    jobs.restore(base, delta, out, force=True)
-    end = time.perf_counter()
+    pruned = jobs.prune(base, tuned, delta, method="exact", force=True).numbers
+    restored = jobs.restore(base, delta, out, force=True).numbers
     found, wanted = open_checkpoint(out), open_checkpoint(tuned)
     for name, view in wanted.views.items():
         if found.specs[name] != wanted.specs[name] or found.views[name] != view:
             sys.exit(f"{name} is not restored bit by bit")
-    return {"bytes": record.numbers["delta_bytes"], "pack": middle - start, "unpack": end - middle}
+    took = {"bytes": pruned["delta_bytes"], "pack": pruned["seconds"] - pruned["start_up_seconds"]}
+    return took | {"unpack": restored["seconds"] - restored["start_up_seconds"]}
 
 
 def zipnn(python: Path, folder: Path) -> Took:
     """Its delta of the two files; the start of its process is not timed."""
-    files = (folder / "base" / FILE, folder / "tuned" / FILE, folder / "zipnn")
+    files = (folder / "base" / SINGLE, folder / "tuned" / SINGLE, folder / "zipnn")
     took: dict[str, float] = json.loads(child(python, Path(__file__).with_name("zipnn_delta.py"), *files).output)
     if not took["lossless"]:
         sys.exit("zipnn did not give the file back")
@@ -149,6 +97,7 @@ def rows(folder: Path, what: str, python: Path | None, *, runs: int) -> list[Row
     if python is not None:
         sides["zipnn"] = partial(zipnn, python, folder)
     found = rounds(sides, runs=runs)
+    check_xor(base, tuned)
     middle = {
         side: {key: median([run[key] for run in taken]) for key in taken[0]} for side, taken in found.items()
     }  # fmt: skip
@@ -185,7 +134,7 @@ def main() -> None:
     table(
         "Lossless deltas, bfloat16, weights of standard deviation 0.02", found,
         "Each row says how many parameters, and the standard deviation of what fine-tuning added. "
-        "Every restored bit was compared, of zipnn too.",
+        "Every restored bit was compared, of the peers too.",
         "" if given.zipnn else HOW,
     )  # fmt: skip
 

@@ -1,12 +1,9 @@
-"""What the benchmarks share: interleaved rounds, child processes and their memory, and the table they print."""
+"""What the benchmarks share: their options, interleaved rounds, medians, and the table they print."""
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Result = TypeVar("Result")
-
-BUFFER = 16 << 20
-SAMPLE = 0.005  # seconds between two looks at a child's memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +63,7 @@ def table(title: str, rows: Sequence[Row], *notes: str) -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "zstandard", "blake3"))
     machine = f"{len(os.sched_getaffinity(0))} processors ({platform.machine()}), load {load}"
     print(f"\n{machine}; Python {platform.python_version()}, {versions}.")
-    for note in notes:
-        print(note)
+    print(*(note for note in notes if note), sep="\n")
 
 
 def options(doc: str | None, *, runs: int) -> argparse.ArgumentParser:
@@ -111,56 +104,3 @@ def seconds(work: Callable[[], object]) -> float:
 def median(values: Sequence[float]) -> float:
     """The middle one."""
     return statistics.median(values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Child:
-    """A finished process: wall seconds, peak resident and peak anonymous memory in bytes, what it printed."""
-
-    seconds: float
-    resident: int
-    anonymous: int
-    output: str
-
-    @property
-    def numbers(self) -> dict[str, Any]:
-        """The numbers of the record that `deltagram --json` printed."""
-        found: dict[str, Any] = json.loads(self.output)["numbers"]
-        return found
-
-
-def child(*command: object) -> Child:
-    """Run a command to its end. Anonymous memory is sampled from outside, so the child runs undisturbed."""
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        start, peak, pid = time.perf_counter(), 0, 0
-        process = subprocess.Popen([str(word) for word in command], stdout=out, stderr=err)
-        while not pid:
-            peak = max(peak, _anonymous(process.pid))
-            time.sleep(SAMPLE)
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        spent = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        err.seek(0)
-        if process.returncode:
-            sys.exit(f"{command} failed with {process.returncode}:\n{err.read()[-4000:]}")
-        return Child(seconds=spent, resident=usage.ru_maxrss * 1024, anonymous=peak, output=out.read())
-
-
-def deltagram(*words: object) -> Child:
-    """The command line in a process of its own, with its record as output."""
-    return child(sys.executable, "-m", "deltagram", *words, "--json")
-
-
-def _anonymous(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:")), 0)
-
-
-def read(*paths: Path) -> None:
-    """All bytes of files into one buffer, one thread: the limit of anything that must see them all."""
-    buffer = bytearray(BUFFER)
-    for path in paths:
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass

@@ -10,13 +10,19 @@ and with a single tensor of 1 GB, and flat: at most 1.1 times that of the smalle
 import shutil
 from pathlib import Path
 
-from measure import Child, Row, deltagram, median, options, table, workplace
+from measure import Row, median, options, table, workplace
 from pair import shapes, write_pair
+from process import Child, deltagram
 
 KEEP = 0.01
 LIMIT = 300e6
 FLAT = 1.1
-BIG = {"model.embed_tokens.weight": (512 * 1024, 1024)}
+CASES: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = {
+    "271 M": ("pair", shapes(1)),
+    "542 M": ("pair-2", shapes(2)),
+    "1,084 M": ("pair-4", shapes(4)),
+    "one tensor of 1 GB": ("one-big", {"model.embed_tokens.weight": (512 * 1024, 1024)}),
+}
 
 
 def peaks(folder: Path, *, runs: int) -> dict[str, list[Child]]:
@@ -35,8 +41,7 @@ def main() -> None:
     rows: list[Row] = []
     first: dict[str, float] = {}
     with workplace(given.folder) as folder:
-        cases = {f"{scale} x 271 M": (f"pair-{scale}", shapes(scale)) for scale in (1, 2, 4)}
-        for what, (name, named) in {**cases, "one tensor of 1 GB": ("one-big", BIG)}.items():
+        for what, (name, named) in CASES.items():
             write_pair(folder / name, named)
             for job, runs in peaks(folder / name, runs=given.runs).items():
                 peak = max(run.anonymous for run in runs)

@@ -9,42 +9,29 @@ times slower), as whole processes. It needs its own environment, torch first so 
 `python -m venv V; V/bin/pip install torch==2.13.0; V/bin/pip install mergekit==0.1.5`, then `--mergekit V/bin/python`.
 """
 
-import json
 import os
 import shutil
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from measure import BUFFER, Child, Row, child, deltagram, median, options, read, seconds, table, workplace
-from pair import HIDDEN, INNER, LAYERS, VOCABULARY, shapes, write_pair
+import mergekit_dare
+from deltagram.store.checkpoint import SINGLE
+from measure import Row, median, options, seconds, table, workplace
+from pair import shapes, write_pair
+from process import Child, deltagram
 
 KEEP = 0.01
-FILE = "model.safetensors"
-HOW = (
-    "mergekit was not run. `python -m venv V; V/bin/pip install torch==2.13.0; V/bin/pip install mergekit==0.1.5` "
-    "(in this order), then `--mergekit V/bin/python`."
-)
-CONFIG = {
-    "model_type": "llama",
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": HIDDEN,
-    "intermediate_size": INNER,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HIDDEN // 64,
-    "num_key_value_heads": HIDDEN // 64,
-    "vocab_size": VOCABULARY,
-    "tie_word_embeddings": False,
-    "dtype": "bfloat16",
-}
-RECIPE = """\
-merge_method: dare_linear
-base_model: {base}
-dtype: bfloat16
-models:
-  - model: {tuned}
-    parameters: {{density: {keep}, weight: 1.0}}
-"""
+BUFFER = 16 << 20
+
+
+def read(*paths: Path) -> None:
+    """All bytes of files into one buffer, one thread: the limit of anything that must see them all."""
+    buffer = bytearray(BUFFER)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
 
 
 def copy(source: Path, target: Path) -> None:
@@ -63,23 +50,6 @@ def cleared(path: Path) -> Path:
     path.unlink(missing_ok=True)
     os.sync()
     return path
-
-
-def prepare_mergekit(pair: Path, folder: Path) -> Path:
-    """The same weights under a full Llama config, which mergekit asks for, and the recipe."""
-    for side in ("base", "tuned"):
-        (folder / side).mkdir(parents=True, exist_ok=True)
-        (folder / side / FILE).unlink(missing_ok=True)
-        (folder / side / FILE).symlink_to(pair / side / FILE)
-        (folder / side / "config.json").write_text(json.dumps(CONFIG))
-    (folder / "recipe.yml").write_text(RECIPE.format(base=folder / "base", tuned=folder / "tuned", keep=KEEP))
-    return folder / "recipe.yml"
-
-
-def mergekit(python: Path, recipe: Path, out: Path) -> Child:
-    """The merge, with its defaults, without the tokenizer that a real model would have."""
-    words = (recipe, cleared(out), "--random-seed", "0", "--no-copy-tokenizer", "--quiet")
-    return child(python.parent / "mergekit-yaml", *words)
 
 
 def inner(runs: list[Child]) -> float:
@@ -107,17 +77,17 @@ def measured(folder: Path, *, runs: int, python: Path | None) -> Runs:
     """All sides in turn, `runs` times, with the page cache warm."""
     base, tuned = folder / "pair" / "base", folder / "pair" / "tuned"
     delta, out, copied = folder / "delta", folder / "restored", folder / "copied.safetensors"
-    recipe = prepare_mergekit(folder / "pair", folder / "mergekit")
+    recipe = mergekit_dare.prepare(folder / "pair", folder / "mergekit", keep=KEEP)
     found = Runs()
     deltagram("prune", base, tuned, cleared(delta), "--keep", KEEP)  # compiles kernels, once a machine
-    read(base / FILE, tuned / FILE)
+    read(base / SINGLE, tuned / SINGLE)
     for _ in range(runs):
-        found.reading.append(seconds(partial(read, base / FILE, tuned / FILE)))
+        found.reading.append(seconds(partial(read, base / SINGLE, tuned / SINGLE)))
         found.prune.append(deltagram("prune", base, tuned, cleared(delta), "--keep", KEEP))
-        found.copying.append(seconds(partial(copy, base / FILE, cleared(copied))))
+        found.copying.append(seconds(partial(copy, base / SINGLE, cleared(copied))))
         found.restore.append(deltagram("restore", base, delta, cleared(out)))
         if python is not None:
-            found.mergekit.append(mergekit(python, recipe, folder / "merged"))
+            found.mergekit.append(mergekit_dare.merge(python, recipe, cleared(folder / "merged")))
     return found
 
 
@@ -151,7 +121,11 @@ def main() -> None:
     with workplace(given.folder) as folder:
         write_pair(folder / "pair", shapes(1))
         found = measured(folder, runs=given.runs, python=given.mergekit)
-    table("Prune and restore: 271 M parameters, bfloat16, keep 1 %", rows(found), "" if given.mergekit else HOW)
+    table(
+        "Prune and restore: 271 M parameters, bfloat16, keep 1 %",
+        rows(found),
+        "" if given.mergekit else mergekit_dare.HOW,
+    )
 
 
 if __name__ == "__main__":

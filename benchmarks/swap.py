@@ -27,7 +27,7 @@ from pair import shapes, write_pair
 
 State = dict[str, NDArray[np.uint16]]
 KEEPS = {0.001: 0.25, 0.01: 1.0}  # and how long a swap may take, against a dense copy
-VARIANTS = {"a": (0, "dare"), "b": (1, "dare"), "c": (0, 0.5)}  # seed, divide_by
+VARIANTS: dict[str, tuple[int, float | str]] = {"a": (0, "dare"), "b": (1, "dare"), "c": (0, 0.5)}  # seed, divide_by
 
 
 def in_memory(checkpoint: Path) -> State:
@@ -69,6 +69,7 @@ def rows(folder: Path, keep: float, weights: State, *, runs: int) -> list[Row]:
     live.swap(None)
     check(base, original, "the base afterwards")
     live.swap(patches["a"])
+    copy(weights, room)  # its pages exist from here on
     found = rounds(
         {
             "other": lambda: seconds(partial(live.swap, patches["b"])),
