@@ -37,9 +37,10 @@ def read(*paths: Path) -> None:
 def copy(source: Path, target: Path) -> None:
     """A buffered copy that is on the disk when it returns."""
     buffer = memoryview(bytearray(BUFFER))
-    with source.open("rb", buffering=0) as old, target.open("wb", buffering=0) as new:
+    with source.open("rb", buffering=0) as old, target.open("wb") as new:
         while count := old.readinto(buffer):
             new.write(buffer[:count])
+        new.flush()
         os.fsync(new.fileno())
 
 
@@ -58,7 +59,7 @@ def inner(runs: list[Child]) -> float:
 
 
 def started(runs: list[Child]) -> float:
-    """Median seconds of a process before and around its work: interpreter, imports, opening, planning, kernels."""
+    """Median seconds of a process around its work: interpreter, imports, opening, planning, kernels, exit."""
     return median([run.seconds for run in runs]) - inner(runs)
 
 
@@ -100,8 +101,8 @@ def rows(found: Runs) -> list[Row]:
             theirs=median(found.reading), at_most=2.0),
         Row(what="restore (fsynced), after start-up", ours=inner(found.restore), beside="fsynced copy of the base",
             theirs=median(found.copying), at_most=1.5),
-        Row(what="start-up of prune: interpreter, imports, opening, plan, kernels", ours=started(found.prune)),
-        Row(what="start-up of restore", ours=started(found.restore)),
+        Row(what="start-up and exit of prune: interpreter, imports, plan, kernels", ours=started(found.prune)),
+        Row(what="start-up and exit of restore", ours=started(found.restore)),
     ]  # fmt: skip
     merging, ours = found.mergekit, [*found.prune, *found.restore]
     whole = Row(what="prune + restore, whole processes", ours=median(both), beside=peer)

@@ -41,6 +41,9 @@ class DType:
 
 _WORDS: Mapping[int, type[np.unsignedinteger[Any]]] = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 _FLOATING = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64}
+EXPONENT = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}  # all ones: NaN, infinity
+_QUIET = {"F16": np.uint16(0x7E00), "BF16": np.uint16(0x7FC0), "F32": np.uint32(0x7FC00000),
+          "F64": np.uint64(0x7FF8000000000000)}  # fmt: skip
 _WIDTHS = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
@@ -68,15 +71,40 @@ def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
 def convert(bits: Bits, source: str, target: str) -> Bits:
     """The bit patterns of float type `source` rounded to nearest-even as bit patterns of `target`.
 
+    A NaN becomes the quiet NaN of its sign without a payload, whatever the machine.
+
     >>> convert(np.array([0x3F80, 0xC000], np.uint16), "BF16", "F32").view(np.float32)
     array([ 1., -2.], dtype=float32)
     """
     if source == target:
         return bits
-    if source == "BF16" and target == "F32":
-        return bits.astype(np.uint32) << np.uint32(16)
-    with np.errstate(over="ignore"):
-        return as_floats(bits, source).astype(_FLOATING[target]).view(DTYPES[target].bits)
+    found = rounded(as_floats(bits, source), target)
+    top = bits.dtype.type(1 << (DTYPES[source].width - 1))
+    missing = (bits & ~top) > bits.dtype.type(EXPONENT[source])
+    if missing.any():
+        sign = found.dtype.type(1 << (DTYPES[target].width - 1))
+        negative = (bits & top) != 0
+        found[missing] = _QUIET[target] | np.where(negative[missing], sign, found.dtype.type(0))
+    return found
+
+
+def rounded(floats: NDArray[Any], target: str) -> Bits:
+    """Bit patterns of floats rounded once, to nearest-even, to float type `target`."""
+    word = DTYPES[target].bits
+    with np.errstate(over="ignore", invalid="ignore"):
+        if target == "BF16" and floats.dtype == np.float64:
+            floats = _to_odd(floats)
+        return floats.astype(_FLOATING[target]).view(word)
+
+
+def _to_odd(wide: NDArray[np.float64]) -> F32:
+    """float32 whose last bit tells that something was cut off: a second rounding then is as good as one."""
+    near = wide.astype(np.float32)
+    bits = near.view(np.uint32).copy()
+    cut = (near.astype(np.float64) != wide) & np.isfinite(near)
+    bits[cut & (np.abs(near) > np.abs(wide))] -= np.uint32(1)
+    bits[cut] |= np.uint32(1)
+    return bits.view(np.float32)
 
 
 def as_floats(bits: Bits, dtype: str) -> NDArray[Any]:

@@ -212,9 +212,13 @@ def test_a_companion_file_that_changed_is_refused(desk: Desk) -> None:
     desk.refuses("restore base delta out", "error: base/config.json: is missing", "use the base directory")
 
 
-def test_names_that_would_steer_a_terminal_are_refused_in_plain_text(desk: Desk) -> None:
-    write_checkpoint(desk.folder / "tuned", {"x\n\x1b[2Jerror": np.ones((2, 2), np.float32)})
-    desk.refuses("prune base tuned out", "tuned/model.safetensors", "\\n\\x1b[2Jerror")
+def test_names_that_would_steer_a_terminal_are_shown_in_plain_text(desk: Desk) -> None:
+    state = {"x\n\x1b[2Jerror": np.ones((2, 2), np.float32)}
+    write_checkpoint(desk.folder / "tuned", state)
+    desk.refuses("prune base tuned out", "no tensor of the fine-tuned model (x\\n\\x1b[2Jerror) is in the base")
+    write_checkpoint(desk.folder / "tuned", state | tuned_state())
+    desk.does("prune base tuned out")
+    assert re.search(r"^x\\n\\x1b\[2Jerror +whole ", desk.does("inspect out --tensors"), re.MULTILINE)
 
 
 def test_paths_that_are_not_unicode_work_or_are_refused(desk: Desk) -> None:

@@ -91,14 +91,13 @@ def needed(folder: Path, *arguments: str) -> int:
     return int(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("method", ["random", "magnitude"])
-def test_memory_is_bounded_whatever_the_size_of_the_model(method: str, folders: dict[int, Path]) -> None:
-    found: dict[str, list[int]] = {"prune": [], "restore": []}
-    for folder in folders.values():
-        found["prune"].append(needed(folder, "prune", "base", "tuned", method, "0.01", method))
-        found["restore"].append(needed(folder, "restore", "base", method, "back"))
-        shutil.rmtree(folder / "back")
-    print(found)
-    for small, large in found.values():
-        assert 0 < small < 120 * MEGABYTE, found
-        assert large <= 1.2 * small, found
+def test_memory_is_bounded_whatever_the_size_of_the_model(folders: dict[int, Path]) -> None:
+    """Twice the model may take a fifth more; 8 MB apart, which the allocator gives or takes by chance."""
+    for arguments in (
+        ("prune", "base", "tuned", "delta", "0.01", "random"),
+        ("restore", "base", "delta", "back"),
+        ("prune", "base", "tuned", "listed", "0.01", "magnitude"),
+    ):
+        small, large = (needed(folder, *arguments) for folder in folders.values())
+        assert 0 < small < 120 * MEGABYTE, arguments
+        assert large <= 1.2 * small + 8 * MEGABYTE, arguments

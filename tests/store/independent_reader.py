@@ -110,7 +110,7 @@ def known(value: object, table: Container[str]) -> bool:
 
 
 def is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 64
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
@@ -279,7 +279,7 @@ def is_digest(value: object) -> bool:
 
 
 def is_shape(value: object) -> bool:
-    return type(value) is list and all(map(is_count, value))
+    return type(value) is list and len(value) <= 64 and all(map(is_count, value))
 
 
 def safe(name: str) -> bool:
@@ -425,7 +425,7 @@ def implied(entry: Entry) -> dict[str, tuple[str, tuple[int, ...] | None]]:
         wanted["counts"] = ("U32", (-(-entry.size // BLOCK),))
     if mask["kind"] == "listed":
         wanted["positions"] = ("U8", None)
-    if entry.form == "resized" and entry.shape[0] > entry.base_shape[0]:
+    if entry.form == "resized" and entry.shape[0] > entry.base_shape[0] and math.prod(entry.shape[1:]):
         wanted["rows"] = (entry.dtype, (entry.shape[0] - entry.base_shape[0], *entry.shape[1:]))
     return wanted
 

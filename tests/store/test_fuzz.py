@@ -252,11 +252,11 @@ def test_damage_is_always_refused(place: Place, name: str) -> None:
         path.write_bytes(other)
         said = attempts(place, delta)
         if said != ["refused"] * 3:
-            wrong.append((label, said))
+            wrong.append(f"{label}: {said}")
             shutil.rmtree(place.work / "out", ignore_errors=True)
         path.write_bytes(data)
     assert len(cases) > 120
-    assert wrong == []
+    assert not wrong, "\n".join(wrong[:30])
 
 
 # Hostility
@@ -292,8 +292,8 @@ def agree(place: Place, name: str, cases: Sequence[Case]) -> None:
         tamper(delta)
         fault = disagreement(place, delta)
         if fault:
-            wrong.append((label, fault))
-    assert wrong == []
+            wrong.append(f"{label}: {fault}")
+    assert not wrong, "\n".join(wrong[:30])
 
 
 WHOLE = [name for name in DELTAS if name != "sharded"]  # deltas of one file
@@ -380,8 +380,9 @@ def test_hostile_deltas_in_little_memory(place: Place) -> None:
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     said = ran.stdout.splitlines()
     assert (ran.returncode, len(said)) == (0, len(labels)), f"died at {labels[len(said)]}: {ran.stderr[-500:]}"
-    odd = [(label, line) for label, line in zip(labels, said, strict=True) if set(line.split(", ")) - {"refused", "ok"}]
-    assert odd == []
+    zipped = zip(labels, said, strict=True)
+    odd = [f"{label}: {line}" for label, line in zipped if set(line.split(", ")) - {"refused", "ok"}]
+    assert not odd, "\n".join(odd[:30])
 
 
 def in_little_memory(base: Path, deltas: Path, queue: Path, count: int) -> None:

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,23 +13,28 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import zstandard
 from blake3 import blake3
 
 from deltagram import jobs
+from deltagram.delta.backend import using
 
 READER = Path(__file__).with_name("independent_reader.py")
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def load(name: str) -> ModuleType:
+    """A module beside this one."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
-reader = load(READER)
+tampering = load("tampering")
+reader = tampering.reader
 
 FLOATS = {"F16": np.dtype("f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F32": np.dtype("f4"), "F64": np.dtype("f8")}
 CODECS = ["f32", "bf16", "f16", *(f"{bits}bit" for bits in range(8, 1, -1)), "sign"]
@@ -339,3 +345,171 @@ def test_the_same_but_for_its_dtype(tmp_path: Path, base: str, tuned: str) -> No
     rounded = reader.rounded(start, tuned)
     entry = single(tmp_path, (base, start.shape, start.tobytes()), (tuned, start.shape, rounded.tobytes()))
     assert entry["form"] == "same"
+
+
+# What the document allows and this library does not write
+
+
+@pytest.fixture(scope="module")
+def simple(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A base of one tensor of 90,000 entries, and the pieces of a delta of it."""
+    place = tmp_path_factory.mktemp("simple")
+    base, tuned = pair(np.random.default_rng(5), (300, 300), "F32", "BF16")
+    folders = write(place / "base", {"x": base}), write(place / "tuned", {"x": tuned})
+    jobs.prune(*folders, place / "delta", keep=0.01, values="f32", pack=False, divide_by=2.0)
+    return place, tampering.take_apart(place / "delta")
+
+
+SIZE = 90_000
+KEEP = 70_000
+SPARSE = np.random.default_rng(7).choice(SIZE, KEEP, replace=False)
+SPARSE.sort()
+
+
+def foreign(simple: tuple[Path, Any], tmp_path: Path, mask: Any, values: Any, parts: Mapping[str, Any]) -> None:
+    """Both readers restore a delta with this mask and these parts; the check is added here."""
+    place, kit = simple[0], simple[1].copy()
+    entry = kit.manifest["tensors"]["x"] | {"mask": mask | {"check": "0" * 16}, "values": values}
+    kit.manifest["tensors"]["x"] = entry
+    kit.parts = {f"x:{suffix}": part for suffix, part in parts.items()}
+    described = reader.read_entry("x", entry)
+    described.parts = dict(parts)
+    key = int.from_bytes(blake3(bytes(8) + b"x").digest()[:8], "little")
+    found = {"stratified": reader.stratified, "bernoulli": reader.bernoulli, "listed": reader.listed}[mask["kind"]]
+    entry["mask"]["check"] = blake3(found(described, key).astype("<u8").tobytes()).hexdigest()[:16]
+    tampering.sign(kit)
+    delta = shutil.copytree(place / "delta", tmp_path / "delta")
+    tampering.put_together(kit, delta)
+    jobs.verify(delta)
+    compare(place / "base", delta, tmp_path / "out")
+    with using("numpy"):
+        compare(place / "base", delta, tmp_path / "numpy")
+
+
+def floats(count: int) -> Any:
+    array = np.random.default_rng(count).normal(size=count)
+    return reader.Tensor("F32", (count,), array.astype("<f4").tobytes())
+
+
+def bit_fields(codes: np.ndarray, width: int) -> bytes:
+    grid = codes[:, None] >> np.arange(width, dtype=np.uint64) & np.uint64(1)
+    return np.packbits(grid.astype(np.uint8).ravel(), bitorder="little").tobytes()
+
+
+def stream(blocks: Sequence[Sequence[bytes]]) -> bytes:
+    """A plane stream, every second plane stored as it is."""
+    planes = [plane for block in blocks for plane in block]
+    packed = [plane if i % 2 else min(zstandard.compress(plane), plane, key=len) for i, plane in enumerate(planes)]
+    return np.array([len(plane) for plane in packed], "<u4").tobytes() + b"".join(packed)
+
+
+def blocks_of(array: np.ndarray) -> list[np.ndarray]:
+    return [array[first : first + reader.BLOCK] for first in range(0, len(array), reader.BLOCK)]
+
+
+def coded(codes: np.ndarray, width: int, scales: np.ndarray | None, group: int, *, pack: bool) -> bytes:
+    """Codes, with scales in front of them or in planes."""
+    if not pack:
+        return (b"" if scales is None else scales.tobytes()) + bit_fields(codes, width)
+    planes = [
+        [bit_fields(block, width) if width in (1, 2, 4, 8) else bytes(block.tolist())] for block in blocks_of(codes)
+    ]
+    if scales is not None:
+        for number, block in enumerate(planes):
+            first = number * (reader.BLOCK // group)
+            words = scales[first : first + reader.BLOCK // group].view(np.uint8)
+            block[:0] = [words[::2].tobytes(), words[1::2].tobytes()]
+    return stream(planes)
+
+
+STRATIFIED = {"kind": "stratified", "keep": KEEP}
+
+
+@pytest.mark.parametrize("pack", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize(
+    ("width", "group"), [(1, 1), (2, 16), (3, 65_536), (4, 2), (5, 64), (6, 1024), (7, 32_768), (8, 4)]
+)
+def test_uniform_codes_of_another_writer(
+    simple: tuple[Path, Any], tmp_path: Path, width: int, group: int, *, pack: bool
+) -> None:
+    rng = np.random.default_rng(width)
+    codes = rng.integers(0, (1 << width) - (width > 1), KEEP, dtype=np.uint64)
+    scales = rng.normal(size=-(-KEEP // group)).astype(ml_dtypes.bfloat16).view("<u2")
+    values = {"codec": "uniform", "bits": width, "group": group} | ({"pack": "zstd"} if pack else {})
+    part = tampering.u8(coded(codes, width, scales, group, pack=pack))
+    foreign(simple, tmp_path, STRATIFIED, values, {"values": part})
+
+
+@pytest.mark.parametrize("pack", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize("width", range(1, 9))
+def test_codebooks_of_another_writer(simple: tuple[Path, Any], tmp_path: Path, width: int, *, pack: bool) -> None:
+    rng = np.random.default_rng(width)
+    codes = rng.integers(0, 1 << width, KEEP, dtype=np.uint64)
+    book = rng.normal(size=1 << width).astype("<f4").tobytes()
+    values = {"codec": "codebook", "bits": width} | ({"pack": "zstd"} if pack else {})
+    part = tampering.u8(book + coded(codes, width, None, 1, pack=pack))
+    foreign(simple, tmp_path, STRATIFIED, values, {"values": part})
+
+
+def golomb(gaps: np.ndarray, divisor: int) -> bytes:
+    """The three runs of section 10, as text of zeros and ones at first."""
+    k = divisor.bit_length() - 1
+    u = (1 << (k + 1)) - divisor
+    heads, extra, unary = [], [], []
+    for gap in gaps.tolist():
+        quotient, r = divmod(gap, divisor)
+        field = r if r < u else (r + u) // 2
+        heads.append(f"{field:0{k}b}"[::-1] if k else "")
+        extra.append("" if r < u else str((r + u) % 2))
+        unary.append("0" * quotient + "1")
+    bits = "".join(heads + extra + unary)
+    return np.packbits(np.array(list(bits), "u1"), bitorder="little").tobytes()
+
+
+def listed_part(divisor: int | None, coding: str) -> bytes:
+    """SPARSE in blocks; the last stops at the tensor's end."""
+    start, table, coded_blocks = 0, b"", []
+    for block in blocks_of(SPARSE):
+        last = bool(block[-1] == SPARSE[-1])
+        stop = SIZE if last else int(block[-1]) + 1
+        gaps = np.diff(block, prepend=start - 1) - 1
+        if coding == "golomb":
+            data = golomb(gaps, divisor or 1)
+        elif coding == "gaps":
+            width = max(1, -(-int(stop - start - block.size).bit_length() // 8))
+            data = zstandard.compress(b"".join((gaps >> 8 * j & 255).astype("u1").tobytes() for j in range(width)))
+        else:
+            grid = np.zeros((-(-(stop - start) // 7), 8), np.uint8)
+            grid[(block - start) // 7, (block - start) % 7] = 1
+            data = zstandard.compress(np.packbits(grid, bitorder="little").tobytes())
+        table += b"" if last else stop.to_bytes(8, "little") + len(data).to_bytes(4, "little")
+        coded_blocks.append(data)
+        start = stop
+    return table + b"".join(coded_blocks)
+
+
+@pytest.mark.parametrize(
+    ("coding", "divisor"), [*(("golomb", m) for m in (1, 2, 3, 7, 64, SIZE)), ("gaps", None), ("bitmap", None)]
+)
+def test_positions_of_another_writer(
+    simple: tuple[Path, Any], tmp_path: Path, coding: str, divisor: int | None
+) -> None:
+    described = {"coding": coding} | ({} if divisor is None else {"divisor": divisor})
+    mask = {"kind": "listed", "keep": KEEP, "score": "magnitude", "coding": described}
+    parts = {"positions": tampering.u8(listed_part(divisor, coding)), "values": floats(KEEP)}
+    foreign(simple, tmp_path, mask, {"codec": "f32"}, parts)
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 1 << 31, (1 << 32) - 1, 1 << 32])
+def test_bernoulli_masks_of_another_writer(simple: tuple[Path, Any], tmp_path: Path, threshold: int) -> None:
+    key = int.from_bytes(blake3(bytes(8) + b"x").digest()[:8], "little")
+    kept = reader.philox(key, 0, SIZE) < threshold
+    counts = np.array([block.sum() for block in blocks_of(kept)], "<u4")
+    mask = {"kind": "bernoulli", "threshold": threshold, "keep": int(kept.sum())}
+    parts = {"counts": reader.Tensor("U32", counts.shape, counts.tobytes()), "values": floats(int(kept.sum()))}
+    foreign(simple, tmp_path, mask, {"codec": "f32"}, parts)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, SIZE - 1, SIZE])
+def test_stratified_masks_of_another_writer(simple: tuple[Path, Any], tmp_path: Path, keep: int) -> None:
+    foreign(simple, tmp_path, {"kind": "stratified", "keep": keep}, {"codec": "f32"}, {"values": floats(keep)})

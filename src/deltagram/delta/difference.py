@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltagram.arrays import DTYPES, F32, Bits, as_floats, convert
+from deltagram.arrays import F32, Bits, as_floats, convert, rounded
 
 
 def difference(base: Bits, base_dtype: str, tuned: Bits, tuned_dtype: str) -> F32:
@@ -22,8 +22,7 @@ def shifted(base: Bits, dtype: str, values: F32, divide_by: NDArray[Any]) -> Bit
     wide = np.float64 if dtype == "F64" else np.float32
     with np.errstate(over="ignore"):
         total = as_floats(base, dtype).astype(wide) + values.astype(wide) / divide_by.astype(wide)
-        rounded: Bits = total.astype(DTYPES[dtype].floating).view(base.dtype)
-        return rounded
+        return rounded(total, dtype)
 
 
 def distance(base: Bits, tuned: Bits, *, floating: bool) -> Bits:

@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from deltagram.arrays import F32, F64, U64, Bits
+from deltagram.arrays import F32, F64, U64, Bits, rounded
 
+_NAMES = ("F16", "BF16", "F32", "F64")
 _TYPES: tuple[type[np.generic], ...] = (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)
 
 
@@ -43,9 +44,9 @@ def apply(
     by_entry = divisor[positions // row] if divisor.size > 1 else divisor
     with np.errstate(over="ignore"):
         total: NDArray[Any] = base[p].view(_TYPES[base_kind]).astype(wide) + values.astype(wide) / by_entry
-        result: NDArray[np.generic] = total.astype(_TYPES[out_kind])
-    out[p] = result.view(out.dtype)
-    return bool(np.isfinite(result.astype(wide)).all())
+    result = rounded(total, _NAMES[out_kind])
+    out[p] = result
+    return bool(np.isfinite(result.view(_TYPES[out_kind])).all())
 
 
 def histogram(values: F32, counts: U64, shift: int, prefix: np.uint32) -> None:

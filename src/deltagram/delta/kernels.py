@@ -8,12 +8,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deltagram.arrays import F32, U8, U16, U64, Bits
+from deltagram.arrays import EXPONENT, F32, U8, U16, U64, Bits
 from deltagram.delta import entries_numpy
 from deltagram.delta.backend import family
 
 KIND: Final = {"F16": 0, "BF16": 1, "F32": 2, "F64": 3}
-_EXPONENT: Final = {"F16": 0x7C00, "BF16": 0x7F80, "F32": 0x7F800000, "F64": 0x7FF0000000000000}
 
 
 def stratified(size: int, keep: int, key: int, first: int, last: int) -> U64:
@@ -39,7 +38,7 @@ def bernoulli(threshold: int, key: int, start: int, stop: int, count: int) -> U6
 
 def all_finite(bits: Bits, dtype: str) -> bool:
     """Whether no entry of a float tensor (its bit patterns) is NaN or infinite."""
-    return bool(family("entries").all_finite(bits, bits.dtype.type(_EXPONENT[dtype])))
+    return bool(family("entries").all_finite(bits, bits.dtype.type(EXPONENT[dtype])))
 
 
 def survey(
@@ -51,8 +50,8 @@ def survey(
     """
     out = np.empty(positions.size, np.float32)
     found = _entries(base_dtype, tuned_dtype).survey(
-        base, base.dtype.type(_EXPONENT[base_dtype]), KIND[base_dtype],
-        tuned, tuned.dtype.type(_EXPONENT[tuned_dtype]), KIND[tuned_dtype], positions, np.uint64(origin), out,
+        base, base.dtype.type(EXPONENT[base_dtype]), KIND[base_dtype],
+        tuned, tuned.dtype.type(EXPONENT[tuned_dtype]), KIND[tuned_dtype], positions, np.uint64(origin), out,
     )  # fmt: skip
     return out, not found & 1, not found & 2
 

@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,9 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
             views[name] = data[placed.start : placed.stop]
     missing = sorted(set(listed or ()) - set(specs))
     if missing:
-        raise CheckpointError(str(path / INDEX), f"lists {missing[0]}, which its shard does not hold")
+        raise CheckpointError(
+            str(path / INDEX), f"lists {missing[0]}, which its shard does not hold", fix="save the checkpoint again"
+        )
     return Checkpoint(path=path, files=tuple(files), specs=specs, views=views)
 
 
@@ -116,7 +119,8 @@ def _map(file: Path) -> memoryview:
     try:
         return map_file(file)
     except OSError as fault:
-        raise CheckpointError(str(file), f"cannot be read ({fault.strerror})") from None
+        what = f"cannot be read ({fault.strerror})"
+        raise CheckpointError(str(file), what, fix="check the path and its permissions") from None
 
 
 def _find(path: Path) -> tuple[list[Path], dict[str, str] | None]:
@@ -126,11 +130,14 @@ def _find(path: Path) -> tuple[list[Path], dict[str, str] | None]:
             raise CheckpointError(str(path), "is a pickle", expected="a .safetensors file", fix=_CONVERT)
         return [path], None
     if not path.is_dir():
-        raise CheckpointError(str(path), "there is no such file or directory")
+        what = "is not a file or directory" if path.exists() else "there is no such file or directory"
+        raise CheckpointError(str(path), what, fix="give a model directory or a .safetensors file")
+    if (path / SINGLE).exists() or (path / SINGLE).is_symlink():  # transformers, too, takes it where both are
+        return [path / SINGLE], None
     if (path / INDEX).exists():
         return _index(path)
-    if (path / SINGLE).exists():
-        return [path / SINGLE], None
+    if (path / "delta.safetensors").exists() and (path / "scales.safetensors").exists():
+        raise CheckpointError(str(path), "is a delta, not a checkpoint", fix="restore it first")
     found = sorted(path.glob("*.safetensors"))
     if len(found) == 1:
         return found, None
@@ -158,9 +165,13 @@ def _index(path: Path) -> tuple[list[Path], dict[str, str]]:
     if not valid:
         raise CheckpointError(str(where), "is not an index", expected='{"weight_map": {name: file}}')
     names = sorted(set(listed.values()))
+    if not names:
+        raise CheckpointError(str(where), "lists no tensor", fix="save the checkpoint again")
     for name in names:
         if Path(name).name != name or name in ("", ".", ".."):
             raise CheckpointError(str(where), f"names the shard {name!r}", expected="a file beside the index")
-        if not (path / name).is_file():
+        if Path(name).suffix in PICKLES:
+            raise CheckpointError(str(where), f"names the pickle {name}", expected=".safetensors files", fix=_CONVERT)
+        if not os.path.isfile(path / name):  # noqa: PTH113 - says no, too, to a name no file can have
             raise CheckpointError(str(where), f"lists the shard {name}, which is not there", fix="download it again")
     return [path / name for name in names], listed

@@ -1,6 +1,7 @@
 """The header of a safetensors file: strict reading, canonical writing."""
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from deltagram.arrays import DTYPES, Spec
 
 LARGEST = 100_000_000  # bytes, as in the safetensors library
 METADATA = "__metadata__"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ def read_header(data: memoryview) -> Header:
     """
     if len(data) < 8:
         raise ValueError(f"the file has {len(data)} bytes, too few for a safetensors header")
+    if bytes(data[:8]) == b"version ":
+        raise ValueError("the file is a Git LFS pointer, not the tensors themselves: git lfs pull fetches them")
     (length,) = struct.unpack("<Q", data[:8])
     if length > LARGEST or length > len(data) - 8:
         raise ValueError(f"the header claims {length:,} bytes, the file has {len(data):,}")
@@ -46,6 +50,8 @@ def read_header(data: memoryview) -> Header:
         parsed = json.loads(raw.decode(), object_pairs_hook=_unique)
     except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as fault:
         raise ValueError(f"the header is not JSON ({type(fault).__name__})") from None
+    if _SURROGATE.search(json.dumps(parsed, ensure_ascii=False)):
+        raise ValueError("the header has text that UTF-8 cannot hold (a lone surrogate such as \\ud800)")
     if not isinstance(parsed, dict):
         raise ValueError("the header is not a JSON object")
     metadata = parsed.pop(METADATA, {})
@@ -58,9 +64,11 @@ def read_header(data: memoryview) -> Header:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("the header has a name twice")
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the header has the name {name!r} twice")
+        found[name] = value
     return found
 
 
@@ -72,7 +80,7 @@ def _placed(name: str, entry: object, origin: int) -> Placed:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name}: the entry does not hold dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"{name}: unknown dtype {dtype!r}")
     if not isinstance(shape, list) or not all(_whole(side) for side in shape):
         raise ValueError(f"{name}: the shape is not a list of sizes")
@@ -80,6 +88,8 @@ def _placed(name: str, entry: object, origin: int) -> Placed:
         raise ValueError(f"{name}: the offsets are not two sizes")
     spec = Spec(dtype=dtype, shape=tuple(shape))
     start, stop = offsets
+    if spec.size * DTYPES[dtype].width % 8:
+        raise ValueError(f"{name}: {spec} does not end at a whole byte")
     if stop - start != spec.nbytes:
         raise ValueError(f"{name}: {spec} takes {spec.nbytes:,} bytes, its offsets span {stop - start:,}")
     return Placed(spec=spec, start=origin + start, stop=origin + stop)
