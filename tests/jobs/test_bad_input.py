@@ -171,7 +171,7 @@ def test_models_without_a_common_name_are_refused(desk: Desk) -> None:
 
 
 PATHS = {
-    "prune nothing tuned out": ("error: nothing: there is no such file or directory", "expected a model directory"),
+    "prune nothing tuned out": ("error: nothing: there is no such file or directory", "give a model directory"),
     "prune base tuned/model.safetensors/x out": ("there is no such file or directory",),
     "prune base tuned/config.json out": ("error: tuned/config.json: the header claims",),
     "prune pickles tuned out": ("holds only pickles (pytorch_model.bin)", "convert it first", "save_pretrained"),

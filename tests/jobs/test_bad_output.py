@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -128,12 +129,12 @@ def test_every_file_that_stays_behind_is_listed(desk: Desk) -> None:
     assert left == ["optimizer.pt", "runs/deep/events.bin", "runs/log.txt"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "README.md",
-                                  ".git/hooks/post-checkout", "deep/er/code.py", "x.safetensors"])  # fmt: skip
+@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "model-2.safetensors",
+                                  "pytorch_model.bin", ".git/hooks/post-checkout"])  # fmt: skip
 def test_a_hostile_delta_cannot_bring_files_that_no_delta_has(
     name: str, desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as other tensors in place of the verified ones, or a pickle beside them."""
+    """Such as other tensors in place of the verified ones, a pickle beside them, or a program that git will run."""
     evil = b"evil"
     file = CompanionFile(digest=blake3(evil).hexdigest(), bytes=len(evil), stored="delta")
     job = importlib.import_module("deltagram.jobs.prune")
@@ -143,6 +144,6 @@ def test_a_hostile_delta_cannot_bring_files_that_no_delta_has(
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     (out / name).write_bytes(evil)
     for work in (lambda: inspect(out), lambda: verify(out, base="base"), lambda: restore("base", out, "back")):
-        with pytest.raises(FormatError, match="carries the file"):
+        with pytest.raises(FormatError, match=re.escape(name)):
             work()
     assert not (desk.folder / "back").exists()

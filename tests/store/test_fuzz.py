@@ -157,12 +157,16 @@ def files(folder: Path) -> list[Path]:
 # What a call did
 
 
+class TooLateError(Exception):
+    """Not an OSError, as TimeoutError is, which a reader of files might catch."""
+
+
 @contextmanager
 def bounded() -> Iterator[None]:
-    """A call that takes too long ends with TimeoutError."""
+    """A call that takes too long ends with TooLateError."""
 
     def late(*_: object) -> None:
-        raise TimeoutError(f"more than {SECONDS} s")
+        raise TooLateError(f"more than {SECONDS} s")
 
     old = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -186,15 +190,17 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 def attempts(place: Place, delta: Path) -> list[str]:
-    """What verify, verify with the base, and restore say; restore leaves nothing behind where it fails."""
+    """What verify, verify with the base, and restore say; none changes the delta or leaves a failed output behind."""
     out = place.work / "out"
+    before = {path: path.read_bytes() for path in files(delta)}
     said = [
         refusal(lambda: jobs.verify(delta)),
         refusal(lambda: jobs.verify(delta, base=place.base)),
         refusal(lambda: jobs.restore(place.base, delta, out)),
     ]
     left = {path.name for path in place.work.iterdir()} - {delta.name} - ({"out"} if not said[2] else set())
-    return [*said, f"left behind: {sorted(left)}"] if left else said
+    said += [f"left behind: {sorted(left)}"] if left else []
+    return said if {path: path.read_bytes() for path in files(delta)} == before else [*said, "the delta is changed"]
 
 
 # Damage

@@ -1,7 +1,7 @@
 """The small files that travel with a model: configuration, tokenizer, and the generated model card."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -53,13 +53,9 @@ def choose(base: Path | None, tuned: Path | None, *, with_code: bool) -> Compani
     return Companions(files=files, copied=tuple(copied), left=tuple(left))
 
 
-def _relative(folder: Path) -> Iterator[str]:
-    """Files of a model folder, two levels deep, in order."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            yield path.name
-        elif path.is_dir():
-            yield from (f"{path.name}/{inner.name}" for inner in sorted(path.iterdir()) if inner.is_file())
+def _relative(folder: Path) -> list[str]:
+    """All files below a model folder, in order."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def file_digest(path: Path) -> tuple[str, int]:
@@ -81,6 +77,8 @@ def check_file(path: Path, name: str, file: CompanionFile, *, from_base: bool) -
     fix = "use the base directory the delta was made from" if from_base else "the delta is damaged: fetch it again"
     if not (path / name).is_file():
         raise fault(str(path / name), "is missing", expected=f"{file.bytes:,} bytes", fix=fix)
-    found, _ = file_digest(path / name)
+    found, size = file_digest(path / name)
+    if size != file.bytes:
+        raise fault(str(path / name), f"has {size:,} bytes", expected=f"{file.bytes:,}", fix=fix)
     if found != file.digest:
         raise fault(str(path / name), f"has digest {found[:16]}...", expected=f"{file.digest[:16]}...", fix=fix)

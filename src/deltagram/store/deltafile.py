@@ -16,6 +16,7 @@ from deltagram.errors import FormatError
 from deltagram.store import scales
 from deltagram.store.checkpoint import map_file
 from deltagram.store.codecs import ValueReader
+from deltagram.store.digest import whole_digest
 from deltagram.store.header import Header, header_text, read_header
 from deltagram.store.manifest import (
     BernoulliMask,
@@ -28,7 +29,7 @@ from deltagram.store.manifest import (
     manifest_digest,
     read_manifest,
 )
-from deltagram.store.parts import Part, damage, part_specs, pattern_words, payload_digest
+from deltagram.store.parts import Part, damage, may_travel, part_specs, pattern_words, payload_digest
 from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
 
@@ -161,6 +162,8 @@ def open_delta(path: Path | str) -> Delta:
     parts: dict[str, Part] = {}
     for file, header in zip(files, headers, strict=True):
         data = map_file(file)
+        if file != files[0] and header.metadata != {"format": FORMAT}:
+            raise FormatError(str(file), "the header is not as deltagram writes it")
         for name, placed in header.tensors.items():
             if name in parts:
                 raise FormatError(str(file), f"holds {name} a second time")
@@ -179,6 +182,11 @@ def open_delta(path: Path | str) -> Delta:
     )
 
 
+def shard_name(number: int, count: int) -> str:
+    """The name of shard `number` (from 1) of `count`."""
+    return f"delta-{number:05d}-of-{count:05d}.safetensors"
+
+
 def index_bytes(shards: Mapping[str, list[str]], total: int) -> bytes:
     """The index of a sharded delta: which file holds which part."""
     weight_map = {part: file for file, parts in shards.items() for part in parts}
@@ -192,19 +200,14 @@ def _files(path: Path) -> list[Path]:
         return [path / NAME]
     if not (path / INDEX).is_file():
         raise FormatError(str(path), f"holds no {NAME}", expected="a delta directory written by deltagram prune")
+    files = sorted(path.glob("delta-*-of-*.safetensors"))
     with damage(str(path / INDEX)):
-        raw = (path / INDEX).read_bytes()
-        try:
-            listed = json.loads(raw)["weight_map"]
-            shards = {file: [part for part in listed if listed[part] == file] for file in sorted(set(listed.values()))}
-        except (KeyError, TypeError, AttributeError, RecursionError):
-            raise ValueError("is not the index of a delta") from None
-        files = [path / file for file in shards]
-        if not files or any(Path(file).name != file or not (path / file).is_file() for file in shards):
-            raise ValueError("names a shard that is not beside it")
+        if not files or [file.name for file in files] != [shard_name(i, len(files)) for i in range(1, len(files) + 1)]:
+            raise ValueError("its shards are not all there, or have other names")
         total = sum(file.stat().st_size for file in files)
-        stored = {file.name: list(_header(file).tensors) for file in files}
-        if raw != index_bytes(stored, total):
+        if (path / INDEX).read_bytes() != index_bytes(
+            {file.name: list(_header(file).tensors) for file in files}, total
+        ):
             raise ValueError("does not list what its shards hold")
     return files
 
@@ -229,11 +232,14 @@ def _manifest(file: Path, header: Header) -> tuple[Manifest, str]:
     text = header.metadata["deltagram"]
     digest = manifest_digest(text)
     with damage(str(file)):
-        if header.metadata.get("digest") != digest or len(header.metadata) != 3:
+        if header.metadata.get("digest") != digest or list(header.metadata) != ["format", "deltagram", "digest"]:
             raise ValueError("the manifest does not match its digest")
         manifest = read_manifest(text)
         if manifest.text() != text:
             raise ValueError("the manifest is not in canonical form")
+        bases = manifest.base_digests()
+        if (manifest.base.digest, manifest.base.tensors) != (whole_digest(bases), len(bases)):
+            raise ValueError("the manifest's base is not the one its tensors name")
         if manifest.requires != features(manifest.tensors):
             raise ValueError("the manifest's features are not those its tensors use")
     return manifest, digest
@@ -260,8 +266,10 @@ def _check_files(path: Path, manifest: Manifest) -> None:
         lexical = Path(name)
         if lexical.is_absolute() or ".." in lexical.parts or lexical.as_posix() != name or "\\" in name:
             raise FormatError(str(path), f"names the file {name!r}, which leaves the directory")
+        if not may_travel(name):
+            raise FormatError(str(path), f"names the file {name!r}, which no delta carries")
         if file.stored != "delta":
             continue
         stored = path / lexical
-        if stored.is_symlink() or not stored.is_file() or stored.stat().st_size != file.bytes:
-            raise FormatError(str(stored), "is missing, a link, or of another size", expected=f"{file.bytes:,} bytes")
+        if not stored.is_file() or stored.stat().st_size != file.bytes:
+            raise FormatError(str(stored), "is missing or of another size", expected=f"{file.bytes:,} bytes")

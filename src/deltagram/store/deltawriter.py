@@ -8,7 +8,7 @@ from typing import IO, Final
 from blake3 import blake3
 
 from deltagram.arrays import Spec
-from deltagram.store.deltafile import FORMAT, INDEX, NAME, index_bytes
+from deltagram.store.deltafile import FORMAT, INDEX, NAME, index_bytes, shard_name
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.header import framed, header_text
 from deltagram.store.manifest import manifest_digest
@@ -79,7 +79,7 @@ class DeltaWriter:
         stored: dict[str, list[str]] = {}
         total = 0
         for number, specs in enumerate(self._shards, 1):
-            name = NAME if count == 1 else f"delta-{number:05d}-of-{count:05d}.safetensors"
+            name = NAME if count == 1 else shard_name(number, count)
             first = {"deltagram": manifest, "digest": digest} if number == 1 else {}
             text = header_text(specs, {"format": FORMAT, **first})
             path = self._folder / f"shard-{number}"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from deltagram.arrays import DTYPES, Spec
 from deltagram.delta.masks import WORDS
 from deltagram.delta.values import Codebook, Floats, Uniform, Values
+from deltagram.store.header import METADATA
 
 VERSION: Final = 1
 FEATURES: Final = frozenset(
@@ -104,7 +105,16 @@ class _Tensor(_Part):
         for dtype in (self.dtype, self.base_dtype or self.dtype):
             if dtype not in DTYPES:
                 raise ValueError(f"unknown dtype {dtype!r}")
+        if self.base_shape == self.shape or self.base_dtype == self.dtype:
+            raise ValueError("a base field repeats the tuned one")
         return self
+
+    def check_convertible(self) -> None:
+        """Raise ValueError unless the base can be rounded to the tuned tensor, entry by entry."""
+        if self.base_shape is not None:
+            raise ValueError(f"shape {self.shape} from a base of {self.base_shape}")
+        if self.base_dtype is not None and not (self.spec.floating and self.base_spec.floating):
+            raise ValueError(f"{self.dtype} from {self.base_dtype} cannot be")
 
     @property
     def spec(self) -> Spec:
@@ -161,12 +171,23 @@ class WholeTensor(_Tensor):
     base_digest: _Digest | None = None
     digest: _Digest
 
+    @model_validator(mode="after")
+    def _based(self) -> "WholeTensor":
+        if self.base_digest is None and (self.base_name, self.base_shape, self.base_dtype) != (None, None, None):
+            raise ValueError("a base without a digest")
+        return self
+
 
 class SameTensor(_Tensor):
     """The base tensor, rounded to `dtype`."""
 
     form: Literal["same"] = "same"
     base_digest: _Digest
+
+    @model_validator(mode="after")
+    def _convertible(self) -> "SameTensor":
+        self.check_convertible()
+        return self
 
 
 class ExactTensor(_Tensor):
@@ -176,6 +197,11 @@ class ExactTensor(_Tensor):
     base_digest: _Digest
     tuned_digest: _Digest
     digest: _Digest
+
+    @model_validator(mode="after")
+    def _convertible(self) -> "ExactTensor":
+        self.check_convertible()
+        return self
 
 
 StoredTensor = PrunedTensor | WholeTensor | SameTensor | ExactTensor
@@ -224,6 +250,23 @@ class Manifest(_Part):
     dropped: Mapping[str, DroppedTensor]
     tensors: Mapping[str, Annotated[StoredTensor, Field(discriminator="form")]]
 
+    def base_digests(self) -> dict[str, str]:
+        """Digest of every base tensor. Raises ValueError where entries disagree about one."""
+        found: dict[str, tuple[str, Spec]] = {
+            name: (gone.digest, Spec(dtype=gone.dtype, shape=tuple(gone.shape))) for name, gone in self.dropped.items()
+        }
+        for name, tensor in self.tensors.items():
+            if METADATA in (name, tensor.base_name) or METADATA in self.dropped:
+                raise ValueError(f"no tensor is named {METADATA}")
+            if tensor.base_name == name:
+                raise ValueError(f"{name} repeats its name as its base's")
+            if tensor.base_digest is None:
+                continue
+            source, said = tensor.base_name or name, (tensor.base_digest, tensor.base_spec)
+            if source in self.dropped or found.setdefault(source, said) != said:
+                raise ValueError(f"entries disagree about the base tensor {source}")
+        return {name: digest for name, (digest, _) in found.items()}
+
     def text(self) -> str:
         """The canonical JSON text: fields in the order of the format document, no spaces, nulls left out."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":"))
@@ -244,7 +287,7 @@ def read_manifest(text: str) -> Manifest:
         found = parsed.get("version") if isinstance(parsed, dict) else None
         raise ValueError(f"format version {found!r}; this deltagram reads version {VERSION}")
     requires = parsed.get("requires")
-    unknown = [name for name in requires if name not in FEATURES] if isinstance(requires, list) else []
+    unknown = [name for name in requires if str(name) not in FEATURES] if isinstance(requires, list) else []
     if unknown:
         raise ValueError(
             f"it needs the feature {unknown[0]!r}, which this deltagram does not know; install a newer one"

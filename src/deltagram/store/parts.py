@@ -11,6 +11,7 @@ from deltagram.arrays import DTYPES, Bits, Spec
 from deltagram.delta.masks import BLOCK
 from deltagram.delta.values import Floats
 from deltagram.errors import FormatError
+from deltagram.store.checkpoint import PICKLES
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.manifest import (
     BernoulliMask,
@@ -29,6 +30,13 @@ def damage(where: str) -> Iterator[None]:
         yield
     except ValueError as fault:
         raise FormatError(where, str(fault), fix="the delta is damaged: fetch or make it again") from None
+
+
+def may_travel(name: str) -> bool:
+    """Whether a companion file may have this relative path: no tensors, no pickles, nothing hidden."""
+    parts = name.split("/")
+    tensors = name.endswith((".safetensors", ".safetensors.index.json", *PICKLES))
+    return not tensors and not any(part == "" or part.startswith(".") for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ FORMAT: Final = "deltagram-scales"
 
 def check_divisor(name: str, divisor: F64) -> None:
     """Raise SettingError unless every entry is finite and positive, in float32 too."""
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         rounded = divisor.astype(np.float32)
     if not (np.isfinite(divisor).all() and np.isfinite(rounded).all() and (rounded > 0).all()):
         worst = divisor.reshape(-1)[int(np.argmin(np.where(np.isfinite(divisor), divisor, -np.inf)))]
@@ -64,7 +64,8 @@ def read_scales(path: Path, *, manifest: str, rows: Mapping[str, tuple[int, ...]
         raise FormatError(str(path), str(fault)) from None
     order = {name: placed.spec for name, placed in header.tensors.items()}
     canonical = header_text(order, header.metadata)
-    if framed(canonical)[8:] != header.raw or header.metadata.get("format") != FORMAT:
+    ordered = list(header.metadata) == ["format", "manifest", "digest"]
+    if framed(canonical)[8:] != header.raw or header.metadata.get("format") != FORMAT or not ordered:
         raise FormatError(str(path), "the header is not as deltagram writes it: damaged")
     if header.metadata.get("manifest") != manifest:
         raise FormatError(
@@ -84,10 +85,11 @@ def _divisor(path: Path, name: str, spec: Spec, part: memoryview, shape: tuple[i
     scalar = spec.dtype == "F64" and spec.shape == ()
     by_row = spec.dtype in ("F32", "F16") and len(shape) > 1 and spec.shape == shape[:1]
     if not (scalar or by_row):
-        raise FormatError(str(path), f"{name} has divisors {spec}", expected=f"F64 (), or F32 ({shape[0]},)")
+        raise FormatError(str(path), f"{name} has divisors {spec}", expected=f"F64 (), or F32 {shape[:1]}")
     word = DTYPES[spec.dtype].bits.newbyteorder("<")
-    divisor = as_floats(np.frombuffer(part, word).astype(word.newbyteorder("=")), spec.dtype).astype(np.float64)
-    divisor = divisor.reshape(spec.shape)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is refused below
+        floats = as_floats(np.frombuffer(part, word).astype(word.newbyteorder("=")), spec.dtype).astype(np.float64)
+    divisor = floats.reshape(spec.shape)
     try:
         check_divisor(name, divisor)
     except SettingError as fault:
