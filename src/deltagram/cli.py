@@ -2,9 +2,10 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import typer.core
 
 from deltagram.errors import DeltagramError, SettingError
 
@@ -13,7 +14,21 @@ if TYPE_CHECKING:
 
     from deltagram.records import Record
 
+
+class Interruptible(typer.core.TyperGroup):
+    """The commands; Ctrl-C ends any of them with one sentence and exit code 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted; nothing was written", file=sys.stderr)
+            sys.exit(130)
+
+
 app = typer.Typer(
+    cls=Interruptible,
     help="Prune a fine-tuned model to a small delta, store it, restore it.",
     no_args_is_help=True,
     add_completion=False,
@@ -183,11 +198,10 @@ def main() -> None:
         _fail(f"{fault.filename or 'system'}: {fault.strerror or fault}; nothing was written")
     except MemoryError:
         _fail("memory: there is not enough of it for this; nothing was written")
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        sys.exit(130)
 
 
 def _fail(text: str) -> None:
-    print(f"error: {text}", file=sys.stderr)
+    from deltagram.show import plain  # noqa: PLC0415
+
+    print(f"error: {plain(text)}", file=sys.stderr)
     sys.exit(1)

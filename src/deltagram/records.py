@@ -1,5 +1,6 @@
 """What a job did and measured, as data: the ground of reports and reproductions."""
 
+import json
 import platform
 import resource
 import sys
@@ -58,7 +59,7 @@ class Record(BaseModel):
 
     def line(self) -> str:
         """The record as one line of JSON."""
-        return self.model_dump_json()
+        return json.dumps(self.model_dump(), default=str)
 
 
 class Meter:

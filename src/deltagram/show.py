@@ -36,7 +36,7 @@ class Bar:
 def progress(*, quiet: bool) -> Iterator[protocol.Progress]:
     """Bars on a terminal; silence in a pipe or with --json."""
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not sys.stderr.isatty():
         yield protocol.SILENT
         return
     columns = (
@@ -47,6 +47,11 @@ def progress(*, quiet: bool) -> Iterator[protocol.Progress]:
     )
     with Progress(*columns, console=console, transient=True) as drawn:
         yield Bar(drawn)
+
+
+def plain(text: object) -> str:
+    """Text on one line, with escapes for what would steer a terminal or that it cannot print."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def size(count: float) -> str:
@@ -69,7 +74,7 @@ def _table(*columns: str) -> Table:
 
 def _out() -> Console:
     wide = None if sys.stdout.isatty() else 1000  # a pipe gets whole lines
-    return Console(width=wide, highlight=False, markup=False)
+    return Console(width=wide, highlight=False, markup=False, force_terminal=sys.stdout.isatty())
 
 
 def show_prune(record: Record) -> None:
@@ -78,13 +83,13 @@ def show_prune(record: Record) -> None:
     forms = Counter(row["form"] for row in record.tensors.values())
     out = _out()
     out.print(
-        f"{record.settings['out']}: {size(n['delta_bytes'])}, {n['ratio']}x smaller than the fine-tuned checkpoint "
-        f"({size(n['tuned_bytes'])}), in {n['seconds']:.2f} s"
+        f"{plain(record.settings['out'])}: {size(n['delta_bytes'])}, {n['ratio']}x smaller than the fine-tuned "
+        f"checkpoint ({size(n['tuned_bytes'])}), in {n['seconds']:.2f} s"
     )
     out.print(f"plan: {', '.join(f'{count} {form}' for form, count in sorted(forms.items()))}; {n['matching']}")
     for what, names in (("dropped (not in the fine-tuned model)", n["dropped"]), ("left behind", n["left_behind"])):
         if names:
-            out.print(f"{what}: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}")
+            out.print(f"{what}: {plain(', '.join(names[:6]))}{f' and {len(names) - 6} more' if len(names) > 6 else ''}")
 
 
 def show_restore(record: Record) -> None:
@@ -92,7 +97,7 @@ def show_restore(record: Record) -> None:
     n = record.numbers
     shards = f" in {n['shards']} shards" if n["shards"] > 1 else ""
     what = f"{n['tensors']} tensors, {size(n['restored_bytes'])}{shards}"
-    _out().print(f"{record.settings['out']}: {what}, in {n['seconds']:.2f} s")
+    _out().print(f"{plain(record.settings['out'])}: {what}, in {n['seconds']:.2f} s")
 
 
 def show_verify(record: Record) -> None:
@@ -101,14 +106,16 @@ def show_verify(record: Record) -> None:
     base = (
         "; the base is the right one and every tensor restores" if n["base_checked"] else "; the base was not checked"
     )
-    _out().print(f"{record.settings['delta']}: sound, {n['tensors']} tensors, digest {n['digest'][:16]}...{base}")
+    _out().print(
+        f"{plain(record.settings['delta'])}: sound, {n['tensors']} tensors, digest {n['digest'][:16]}...{base}"
+    )
 
 
 def show_rescale(record: Record) -> None:
     """One line of result."""
     n = record.numbers
     _out().print(
-        f"{record.settings['delta']}: {n['tensors']} tensors now divide by {record.settings['divide_by']} "
+        f"{plain(record.settings['delta'])}: {n['tensors']} tensors now divide by {record.settings['divide_by']} "
         f"({1000 * n['seconds']:.0f} ms)"
     )
 
@@ -131,7 +138,7 @@ def show_inspect(record: Record, *, tensors: bool) -> None:
         "files": ", ".join(f"{name} ({where})" for name, where in n["files"].items()) or "none",
     }
     for what, text in facts.items():
-        out.print(f"{what:14} {text}", soft_wrap=True)
+        out.print(f"{what:14} {plain(text)}", soft_wrap=True)
     if tensors:
         out.print()
         out.print(_tensor_table(record))
@@ -145,7 +152,8 @@ def _tensor_table(record: Record) -> Table:
         codec = f"{values.get('codec', '')} {values.get('bits', '')}".strip()
         divisor = row.get("divide_by", "")
         table.add_row(
-            name, row["form"], f"{row['dtype']} {shape}", f"{row['kept']:,} {row['mask']}" if "kept" in row else "",
+            plain(name), row["form"], f"{row['dtype']} {shape}",
+            f"{row['kept']:,} {row['mask']}" if "kept" in row else "",
             codec, f"{divisor:.5g}" if isinstance(divisor, float) else str(divisor),
             f"{row['rms']:.2e}" if "rms" in row else "", f"{row['bytes']:,}", f"{row['bound_bytes']:,}",
         )  # fmt: skip

@@ -204,12 +204,17 @@ def test_paths_that_are_something_else_are_refused(line: str, desk: Desk) -> Non
 
 
 def test_a_companion_file_that_changed_is_refused(desk: Desk) -> None:
-    (desk.folder / "base" / "config.json").write_text('{"model_type": "other"}')
-    for line in ("restore base delta out", "verify delta --base base"):
-        text = desk.refuses(line, "error: base/config.json: has digest", "use the base directory the delta was made")
-        assert re.search(r"digest \w{16}\.\.\., expected \w{16}\.\.\.;", text)
-    (desk.folder / "base" / "config.json").unlink()
-    desk.refuses("restore base delta out", "error: base/config.json: is missing", "use the base directory")
+    config, lines = desk.folder / "base" / "config.json", ("restore base delta out", "verify delta --base base")
+    faults = {config.read_text().replace("test", "text"): r"has digest \w{16}\.\.\., expected \w{16}\.\.\.;",
+              config.read_text() + " ": r"has \d+ bytes, expected \d+;"}  # fmt: skip
+    for content, says in faults.items():
+        config.write_text(content)
+        for line in lines:
+            text = desk.refuses(line, "error: base/config.json: ", "use the base directory the delta was made from")
+            assert re.search(says, text)
+    config.unlink()
+    for line in lines:
+        desk.refuses(line, "error: base/config.json: is missing, expected ", "use the base directory")
 
 
 def test_names_that_would_steer_a_terminal_are_shown_in_plain_text(desk: Desk) -> None:

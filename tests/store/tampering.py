@@ -691,17 +691,32 @@ def companions_elsewhere(pristine: Kit) -> Iterator[Case]:
         (delta / "sub").symlink_to(delta.parent.parent / "outside")
 
     def inside(delta: Path, name: str) -> None:
-        (delta / name).parent.mkdir(exist_ok=True)
-        (delta / name).write_bytes(b"secret")
+        (delta / name).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # a name that is too long
+            (delta / name).write_bytes(b"secret")
 
     described = {"digest": hexdigest(b"secret"), "bytes": 6, "stored": "delta"}
     yield "sub is a link", with_companion(pristine, "sub/config.json", described, lambda delta, _: outside(delta))
-    for name in (
+    ends = (
         "model.safetensors",
         "model.safetensors.index.json",
+        "x.bin",
+        "x.pt",
+        "x.pth",
+        "x.ckpt",
+        "x.pkl",
+        "a b",
+        "x.py",
+    )
+    for name in (
+        *ends,
         "sub/model.safetensors",
         "sub/config.json",
-        "a/b",
+        "a/b/c/d",
+        ".git/hooks/x",
+        "a/.b",
+        "..x",
+        "x" * 300,
     ):
         yield name, with_companion(pristine, name, described, inside)
 

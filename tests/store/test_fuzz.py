@@ -330,7 +330,7 @@ def other_cases(place: Place, name: str) -> Iterator[Case]:
 
 
 @pytest.mark.parametrize("name", WHOLE)
-@pytest.mark.parametrize(("family", "count"), [(manifest_cases, 110), (part_cases, 30), (other_cases, 80)])
+@pytest.mark.parametrize(("family", "count"), [(manifest_cases, 90), (part_cases, 25), (other_cases, 65)])
 def test_hostile_deltas(place: Place, name: str, family: Callable[[Place, str], Iterator[Case]], count: int) -> None:
     agree(place, name, random.Random(name).sample(list(family(place, name)), count))
 

@@ -152,8 +152,8 @@ def _decide(
             values=rule.values or entry.values,
             divide_by=entry.divide_by if rule.divide_by is None else rule.divide_by,
         )
-        if isinstance(rule.method, Exact) and rule.form is None and form == "pruned":
-            form = "exact"
+    if not forced and entry.method != method:
+        form, reason = _default_form(entry, entry.method)
     return _checked(replace(entry, form=form, reason=reason), forced=forced)
 
 

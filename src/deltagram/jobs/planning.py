@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +15,7 @@ from deltagram.errors import SettingError
 from deltagram.store.checkpoint import Checkpoint
 
 KEEP = 0.01
+_SHAPE = "tensors: [{match: GLOB, ...}]"
 
 
 class _YamlRule(BaseModel):
@@ -42,6 +44,7 @@ def plan_for(
     method: str,
     divide_by: float | str,
     values: str | None,
+    pack: bool,
     rules: Path | str | None,
     whole: Sequence[str],
     rename: Sequence[tuple[str, str]],
@@ -49,12 +52,11 @@ def plan_for(
     """The plan for two opened checkpoints. Raises SettingError or PlanError before any tensor is read."""
     if keep is not None and budget is not None:
         raise SettingError("--keep and --budget", "contradict each other", fix="give one of them")
-    codec = _values(values or ("bf16" if budget is None else "4bit"))
-    divisor = None if divide_by == "dare" else _number(divide_by)
-    if method == "exact" and (keep is not None or budget is not None or values is not None or divisor is not None):
-        raise SettingError(
-            "--method exact", "keeps every entry bit for bit", fix="leave out --keep, --budget, --values, --divide-by"
-        )
+    codec = _values(values or ("bf16" if budget is None else "4bit"), "--values")
+    divisor = None if divide_by == "dare" else divisor_number(divide_by)
+    if method == "exact" and (any(given is not None for given in (keep, budget, values, divisor)) or not pack):
+        fix = "leave out --keep, --budget, --values, --divide-by and --no-pack"
+        raise SettingError("--method exact", "keeps every entry bit for bit", fix=fix)
     read = [] if rules is None else _read(Path(rules))
     given = [Rule(match=pattern, form="whole", source=f"--whole '{pattern}'") for pattern in whole]
 
@@ -71,48 +73,81 @@ def plan_for(
 
 def _method(name: str, keep: float, where: str) -> Method:
     if name not in METHODS:
-        raise SettingError("--method", f"{name!r} is unknown", expected=" or ".join(METHODS))
+        raise SettingError(where.replace("keep", "method"), f"{name!r} is unknown", expected=" or ".join(METHODS))
     if not 0 < keep <= 1:
         raise SettingError(where, f"{keep} is outside (0, 1]", fix="give the share of entries to keep, such as 0.01")
     return METHODS[name](keep=1.0 if name == "exact" else keep)
 
 
-def _values(name: str) -> Values:
+def _values(name: str, where: str) -> Values:
     if name not in VALUES:
-        raise SettingError("--values", f"{name!r} is unknown", expected=" or ".join(VALUES))
+        raise SettingError(where, f"{name!r} is unknown", expected=" or ".join(VALUES))
     return VALUES[name]
 
 
-def _number(text: float | str) -> float:
+def divisor_number(text: float | str, *, where: str = "--divide-by") -> float:
+    """A divisor for all tensors. Raises SettingError unless it is positive and finite, in float32 too."""
     try:
         number = float(text)
     except ValueError:
-        raise SettingError("--divide-by", f"{text!r} is unknown", expected="dare or a number") from None
-    if not (0 < number < float("inf")):
-        raise SettingError("--divide-by", f"is {number}", expected="a positive, finite number")
+        raise SettingError(where, f"{text!r} is unknown", expected="dare or a number") from None
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = np.float32(number)
+    if not (0 < number < float("inf") and 0 < narrow < np.inf):
+        raise SettingError(where, f"is {number}", expected="a positive, finite number (in float32 too)")
     return number
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """Safe YAML in which a key may stand once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping, or ConstructorError for a key that stands twice."""
+        seen: list[object] = []
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"has {name!r} twice", key.start_mark)
+            seen.append(name)
+        return super().construct_mapping(node, deep)
 
 
 def _read(path: Path) -> list[tuple[str, _YamlRule]]:
     """The rules of a YAML file: {tensors: [{match: GLOB, form: ..., method: ..., keep: ..., values: ...}]}."""
     try:
-        parsed: Any = yaml.safe_load(path.read_text("utf-8"))
+        parsed: Any = yaml.load(path.read_text("utf-8"), _OnceLoader)
         rules = _YamlPlan.model_validate(parsed).tensors
     except OSError as fault:
         raise SettingError(str(path), f"cannot be read ({fault.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as fault:
-        raise SettingError(str(path), f"is not YAML: {str(fault).splitlines()[0]}") from None
+    except yaml.MarkedYAMLError as fault:
+        line = f" (line {fault.problem_mark.line + 1})" if fault.problem_mark else ""
+        raise SettingError(str(path), f"is not YAML: {fault.problem}{line}", expected=_SHAPE) from None
+    except RecursionError:
+        raise SettingError(str(path), "is not YAML: it is nested too deep", expected=_SHAPE) from None
     except ValidationError as fault:
-        error = fault.errors(include_url=False)[0]
-        place = ".".join(str(step) for step in error["loc"]) or "the file"
-        raise SettingError(str(path), f"{place}: {error['msg']}", expected="tensors: [{match: GLOB, ...}]") from None
+        raise _invalid(path, fault) from None
+    except (yaml.YAMLError, ValueError) as fault:
+        raise SettingError(str(path), f"is not YAML: {' '.join(str(fault).split())}", expected=_SHAPE) from None
     return [(f"{path} rule {number}", rule) for number, rule in enumerate(rules, 1)]
+
+
+def _invalid(path: Path, fault: ValidationError) -> SettingError:
+    """What is wrong with a plan, in the words of its rules."""
+    error = fault.errors(include_url=False)[0]
+    steps = [str(step) for step in error["loc"]]
+    place = str(path)
+    if len(steps) > 1:
+        place, steps = f"{path} rule {int(steps[1]) + 1}", steps[2:]
+    message = "is not a mapping" if error["type"] == "model_type" else error["msg"]
+    return SettingError(place, f"{'.'.join(steps) or 'the file'}: {message}", expected=_SHAPE)
 
 
 def _rule(where: str, rule: _YamlRule, *, method: str, keep: float) -> Rule:
     """A rule of the file; what it does not say of method and kept share is the whole plan's."""
-    if rule.keep is not None and rule.method == "exact":
+    if rule.keep is not None and (rule.method or method) == "exact":
         raise SettingError(where, "method exact keeps every entry", fix="leave out keep")
+    if rule.keep is not None and rule.form in ("whole", "exact"):
+        raise SettingError(where, f"form {rule.form} keeps every entry", fix="leave out keep")
     chosen = None
     if rule.method is not None or rule.keep is not None:
         chosen = _method(rule.method or method, keep if rule.keep is None else rule.keep, f"{where} keep")
@@ -120,7 +155,7 @@ def _rule(where: str, rule: _YamlRule, *, method: str, keep: float) -> Rule:
         match=rule.match,
         form=rule.form,
         method=chosen,
-        values=None if rule.values is None else _values(rule.values),
-        divide_by=None if rule.divide_by is None else _number(rule.divide_by),
+        values=None if rule.values is None else _values(rule.values, f"{where} values"),
+        divide_by=None if rule.divide_by is None else divisor_number(rule.divide_by, where=f"{where} divide_by"),
         source=where,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from deltagram.arrays import F64
 from deltagram.delta import backend
 from deltagram.delta.plan import Plan
+from deltagram.errors import SettingError
 from deltagram.jobs.card import model_card
 from deltagram.jobs.planning import plan_for
 from deltagram.progress import SILENT, Progress
@@ -66,19 +67,22 @@ def prune(
     meter = Meter.start()
     base, tuned, out = Path(base), Path(tuned), Path(out)
     recover(out)
-    check_output(out, force=force, inputs=(base, tuned))
+    inputs = (base, tuned) if plan is None else (base, tuned, Path(plan))
+    check_output(out, force=force, inputs=inputs)
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise SettingError("--seed", f"{seed} is too large", expected="a signed 64-bit integer")
     pair = open_checkpoint(base), open_checkpoint(tuned)
     made = plan_for(
-        *pair, keep=keep, budget=budget, method=method, divide_by=divide_by, values=values,
+        *pair, keep=keep, budget=budget, method=method, divide_by=divide_by, values=values, pack=pack,
         rules=plan, whole=whole, rename=rename,
     )  # fmt: skip
     files = choose(pair[0].folder, pair[1].folder, with_code=with_code)
     compiled = backend.prepare(progress=progress)
     start_up = meter.numbers()["seconds"]
-    with staged(out, force=force, inputs=(base, tuned)) as folder:
+    with staged(out, force=force, inputs=inputs) as folder:
         job = Pair(base=pair[0], tuned=pair[1], seed=seed, pack=pack, folder=folder)
         manifest = _write(job, made, files, shard_bytes=shard_bytes, threads=threads, progress=progress)
-        (folder / "README.md").write_text(model_card(manifest, name=out.name), "utf-8")
+        (folder / "README.md").write_text(model_card(manifest, name=out.name), "utf-8", "replace")
         delta_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     numbers: dict[str, Any] = {
         **meter.numbers(), "start_up_seconds": start_up, "kernels": compiled, "delta_bytes": delta_bytes,
@@ -134,8 +138,8 @@ def _manifest(
         requires=features(tensors),
         created_by=f"deltagram {versions()['deltagram']}",
         seed=job.seed,
-        base=BaseModelRef(name=job.base.path.name, digest=whole_digest(digests | dict(gone)), tensors=len(specs)),
-        tuned=TunedModelRef(name=job.tuned.path.name),
+        base=BaseModelRef(name=job.base.title, digest=whole_digest(digests | dict(gone)), tensors=len(specs)),
+        tuned=TunedModelRef(name=job.tuned.title),
         files=files.files,
         dropped={
             name: DroppedTensor(shape=list(specs[name].shape), dtype=specs[name].dtype, digest=digest)

@@ -7,6 +7,7 @@ import numpy as np
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
+from deltagram.jobs.planning import divisor_number
 from deltagram.records import Meter, Record
 from deltagram.store import scales
 from deltagram.store.deltafile import Delta, open_delta
@@ -52,11 +53,7 @@ def _divisors(delta: Delta, pruned: Mapping[str, PrunedTensor], divide_by: float
         return {name: given.get(name, delta.divisors[name]) for name in pruned}
     if divide_by == "dare":
         return {name: np.array(dare_divisor_of(tensor), np.float64) for name, tensor in pruned.items()}
-    try:
-        number = np.array(float(divide_by), np.float64)
-    except ValueError:
-        raise SettingError("--divide-by", f"{divide_by!r} is unknown", expected="dare or a number") from None
-    return dict.fromkeys(pruned, number)
+    return dict.fromkeys(pruned, np.array(divisor_number(divide_by), np.float64))
 
 
 def dare_divisor_of(tensor: PrunedTensor) -> float:

@@ -45,13 +45,13 @@ def restore(
     meter = Meter.start()
     base, delta, out = Path(base), Path(delta), Path(out)
     recover(out)
-    check_output(out, force=force, inputs=(base, delta))
+    lone = out.suffix == ".safetensors"
+    check_output(out, force=force, inputs=(base, delta), lone=lone)
     opened, source = open_delta(delta), open_checkpoint(base)
     check_base_headers(opened, source)
     _check_companions(opened, source)
     compiled = backend.prepare(progress=progress)
     start_up = meter.numbers()["seconds"]
-    lone = out.suffix == ".safetensors"
     specs = {name: tensor.spec for name, tensor in opened.manifest.tensors.items()}
     shards = lay_out(specs, shard_bytes=None if lone else shard_bytes)
     with (staged_file if lone else staged)(out, force=force, inputs=(base, delta)) as place:
@@ -107,5 +107,6 @@ def _check_companions(delta: Delta, base: Checkpoint) -> None:
 def _copy_companions(delta: Delta, base: Checkpoint, out: Path) -> None:
     files = delta.manifest.files
     copy_into(delta.path, tuple(name for name, file in files.items() if file.stored == "delta"), out)
-    if base.folder is not None:
-        copy_into(base.folder, tuple(name for name, file in files.items() if file.stored == "base"), out)
+    copy_into(
+        base.folder or base.path.parent, tuple(name for name, file in files.items() if file.stored == "base"), out
+    )

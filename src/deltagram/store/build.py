@@ -207,6 +207,8 @@ class _Kept:
         """The `values` part. Raises ValueError if a difference was not finite."""
         if self.overflowed:
             raise ValueError("a difference overflows float32")
+        if self._counts[0x7F80] or self._counts[0xFF80]:
+            raise ValueError("a difference is too large for a codebook")
         writer = self._writer
         if writer is None:
             writer = self._open(fit_codebook(self._counts, Codebook(bits=self._book_bits)))

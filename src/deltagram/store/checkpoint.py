@@ -51,6 +51,14 @@ class Checkpoint:
         return self.path if self.path.is_dir() else None
 
     @property
+    def title(self) -> str:
+        """What to call it: a Hub id where it lies in the Hub's cache, else the last part of its path."""
+        path = Path(os.path.abspath(self.path))  # noqa: PTH100 - links keep their names
+        if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):
+            return path.parent.parent.name.removeprefix("models--").replace("--", "/")
+        return path.name.encode("utf-8", "replace").decode()
+
+    @property
     def nbytes(self) -> int:
         """Size of the tensor files together."""
         return sum(file.stat().st_size for file in self.files)

@@ -78,7 +78,7 @@ def check_file(path: Path, name: str, file: CompanionFile, *, from_base: bool) -
     if not (path / name).is_file():
         raise fault(str(path / name), "is missing", expected=f"{file.bytes:,} bytes", fix=fix)
     found, size = file_digest(path / name)
-    if size != file.bytes:
-        raise fault(str(path / name), f"has {size:,} bytes", expected=f"{file.bytes:,}", fix=fix)
     if found != file.digest:
         raise fault(str(path / name), f"has digest {found[:16]}...", expected=f"{file.digest[:16]}...", fix=fix)
+    if size != file.bytes:
+        raise fault(str(path / name), f"has {size:,} bytes", expected=f"{file.bytes:,}", fix=fix)

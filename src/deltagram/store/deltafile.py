@@ -195,7 +195,8 @@ def index_bytes(shards: Mapping[str, list[str]], total: int) -> bytes:
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
-        raise FormatError(str(path), "there is no such directory", expected="a delta directory")
+        what = "is a file" if path.is_file() else "there is no such directory"
+        raise FormatError(str(path), what, expected="a delta directory")
     if (path / NAME).is_file():
         return [path / NAME]
     if not (path / INDEX).is_file():

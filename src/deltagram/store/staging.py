@@ -1,6 +1,5 @@
 """Writing that either happens whole or not at all: a sibling, fsync, rename."""
 
-import contextlib
 import fcntl
 import os
 import secrets
@@ -12,6 +11,7 @@ from pathlib import Path
 from deltagram.errors import OutputError
 
 _MARK = ".deltagram-"
+_OURS = ("delta.safetensors", "delta.safetensors.index.json", "model.safetensors", "model.safetensors.index.json")
 
 
 def fsync_path(path: Path) -> None:
@@ -26,14 +26,15 @@ def fsync_path(path: Path) -> None:
         os.close(fd)
 
 
-def check_output(out: Path, *, force: bool, inputs: Sequence[Path]) -> None:
+def check_output(out: Path, *, force: bool, inputs: Sequence[Path], lone: bool = False) -> None:
     """Refuse an output that equals, contains or lies in an input, or that exists and is not to be replaced.
 
-    Even forced, a directory that holds neither a checkpoint nor a delta is never replaced.
+    What an input's links point to counts as input. Even forced, a directory that holds neither a checkpoint nor a
+    delta is never replaced, nor a file by a directory or (`lone`: the output is one file) a directory by a file.
     """
-    real = out.resolve()
-    for source in inputs:
-        other = source.resolve()
+    real = _real(out)
+    for source in (path for given in inputs for path in (given, *_links(given))):
+        other = _real(source)
         if real == other or real in other.parents or other in real.parents:
             raise OutputError(
                 str(out),
@@ -41,17 +42,40 @@ def check_output(out: Path, *, force: bool, inputs: Sequence[Path]) -> None:
                 fix="choose another place for the output",
             )
     if not out.parent.is_dir():
-        raise OutputError(str(out), f"the directory {out.parent} does not exist", fix="create it first")
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not force:
-        raise OutputError(str(out), "exists already", fix="remove it, choose another name, or replace it with --force")
-    if out.is_dir() and any(out.iterdir()) and not (any(out.glob("*.safetensors*"))):
+        odd = f"the directory {out.parent} is not a directory"
+        missing = f"the directory {out.parent} does not exist"
+        there = os.path.lexists(out.parent)
         raise OutputError(
-            str(out),
-            "is a directory without a checkpoint or delta in it, so --force will not replace it",
-            fix="choose another place for the output",
+            str(out), odd if there else missing, fix="choose another place" if there else "create it first"
         )
+    if os.path.lexists(out):
+        if not force:
+            fix = "remove it, choose another name, or replace it with --force"
+            raise OutputError(str(out), "exists already", fix=fix)
+        _check_replaceable(out, lone=lone)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _links(folder: Path) -> list[Path]:
+    """The symbolic links directly in a directory: parts of an input that lie elsewhere."""
+    return sorted(path for path in folder.iterdir() if path.is_symlink()) if folder.is_dir() else []
+
+
+def _check_replaceable(out: Path, *, lone: bool) -> None:
+    """Raise OutputError unless --force may replace what stands at `out` (a link is replaced itself)."""
+    if out.is_symlink():
+        return
+    fix = "choose another place for the output"
+    if lone and out.is_dir():
+        raise OutputError(str(out), "is a directory, so --force will not replace it by a file", fix=fix)
+    if not lone and not out.is_dir():
+        raise OutputError(str(out), "is a file, so --force will not replace it by a directory", fix=fix)
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in _OURS):
+        found = "is a directory without a checkpoint or delta in it, so --force will not replace it"
+        raise OutputError(str(out), found, fix=fix)
 
 
 @contextmanager
@@ -62,47 +86,72 @@ def staged(out: Path, *, force: bool = False, inputs: Sequence[Path] = ()) -> It
     between is recovered by the next one: the old output comes back, stale temporaries go.
     Raises OutputError as `check_output` does.
     """
-    recover(out)
-    check_output(out, force=force, inputs=inputs)
-    folder = out.parent / f".{out.name}{_MARK}{secrets.token_hex(6)}.tmp"
-    folder.mkdir()
-    lock = _lock(folder)
-    try:
+    with _temporary(out, force=force, inputs=inputs, lone=False) as folder:
+        replaced = os.path.lexists(out)
         yield folder
         _flush(folder)
+        _check_undisturbed(out, replaced=replaced, lone=False)
         _swap_in(folder, out)
-    finally:
-        if folder.exists():
-            shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
 
 
 @contextmanager
 def staged_file(out: Path, *, force: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path]:
     """Like `staged`, for one file: yields the path to write, a file in a temporary sibling directory."""
-    recover(out)
-    check_output(out, force=force, inputs=inputs)
-    folder = out.parent / f".{out.name}{_MARK}{secrets.token_hex(6)}.tmp"
-    folder.mkdir()
-    lock = _lock(folder)
-    try:
+    with _temporary(out, force=force, inputs=inputs, lone=True) as folder:
+        replaced = os.path.lexists(out)
         yield folder / out.name
         fsync_path(folder / out.name)
+        _check_undisturbed(out, replaced=replaced, lone=True)
         (folder / out.name).replace(out)
         fsync_path(out.parent)
+
+
+@contextmanager
+def _temporary(out: Path, *, force: bool, inputs: Sequence[Path], lone: bool) -> Iterator[Path]:
+    """A locked directory beside `out` that is gone afterwards."""
+    recover(out)
+    check_output(out, force=force, inputs=inputs, lone=lone)
+    folder = out.parent / f".{out.name}{_MARK}{secrets.token_hex(6)}.tmp"
+    try:
+        folder.mkdir()
+    except OSError as fault:
+        raise _unwritable(out, fault) from None
+    lock = _lock(folder)
+    try:
+        yield folder
+    except OSError as fault:
+        if fault.filename is None or folder in Path(os.fsdecode(fault.filename)).parents:
+            raise _unwritable(out, fault) from None
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 
 
+def _unwritable(out: Path, fault: OSError) -> OutputError:
+    fix = "make room or choose another place; nothing was written"
+    return OutputError(str(out), f"cannot be written ({fault.strerror or fault})", fix=fix)
+
+
+def _check_undisturbed(out: Path, *, replaced: bool, lone: bool) -> None:
+    """Raise OutputError if someone else made the output in the meantime."""
+    if os.path.lexists(out):
+        try:
+            if not replaced:
+                raise OutputError(str(out), "it was not there")
+            _check_replaceable(out, lone=lone)
+        except OutputError:
+            fix = "look at it, then run again"
+            raise OutputError(str(out), "exists now: someone else made it while this ran", fix=fix) from None
+
+
 def recover(out: Path) -> None:
     """Bring back an output that a killed replacement left aside, and clear temporaries nobody holds."""
     aside = _aside(out)
-    if aside.exists():
-        if out.exists():
-            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+    if os.path.lexists(aside):
+        if os.path.lexists(out):
+            _remove(aside)
         else:
             aside.rename(out)
     if not out.parent.is_dir():
@@ -112,6 +161,13 @@ def recover(out: Path) -> None:
         if lock is not None:
             shutil.rmtree(stale, ignore_errors=True)
             os.close(lock)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _escape(name: str) -> str:
@@ -145,7 +201,7 @@ def _flush(folder: Path) -> None:
 
 def _swap_in(folder: Path, out: Path) -> None:
     aside = _aside(out)
-    replaced = out.exists() or out.is_symlink()
+    replaced = os.path.lexists(out)
     if replaced:
         out.rename(aside)
     try:
@@ -156,5 +212,4 @@ def _swap_in(folder: Path, out: Path) -> None:
         raise
     fsync_path(out.parent)
     if replaced:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(aside) if aside.is_dir() and not aside.is_symlink() else aside.unlink()
+        _remove(aside)
