@@ -17,7 +17,7 @@ from torch import Tensor
 from checkpoints import write_checkpoint
 from deltagram.jobs import inspect, prune, restore, verify
 from deltagram.store.deltafile import open_delta
-from deltagram.store.manifest import PrunedTensor
+from deltagram.store.tensors import PrunedTensor
 
 WORDS = {f"w{number}": number for number in range(90)} | {"[UNK]": 90}
 SIZES: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -6,6 +6,7 @@ reader made from docs/FORMAT.md: both refuse, or both restore the same bytes.
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -329,10 +330,16 @@ def other_cases(place: Place, name: str) -> Iterator[Case]:
     yield from tampering.gone(delta)
 
 
+ALWAYS = re.compile(  # what a sample might miss: few cases, each unlike all others
+    r"^\['(base|tuned|created_by)'.*ud800|'form'\] = 'resized'|'coding'\] = \{.*divisor.*coding|^(\['files'\] with )?x{60}"
+)
+
+
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.parametrize(("family", "count"), [(manifest_cases, 90), (part_cases, 25), (other_cases, 65)])
 def test_hostile_deltas(place: Place, name: str, family: Callable[[Place, str], Iterator[Case]], count: int) -> None:
-    agree(place, name, random.Random(name).sample(list(family(place, name)), count))
+    cases = list(family(place, name))
+    agree(place, name, [case for case in cases if ALWAYS.search(case[0])] + random.Random(name).sample(cases, count))
 
 
 def test_hostile_shards(place: Place) -> None:

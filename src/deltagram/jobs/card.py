@@ -1,6 +1,7 @@
 """The model card of a delta directory."""
 
-from deltagram.store.manifest import Manifest, PrunedTensor
+from deltagram.store.manifest import Manifest
+from deltagram.store.tensors import PrunedTensor
 
 
 def model_card(manifest: Manifest, *, name: str) -> str:

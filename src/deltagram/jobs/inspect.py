@@ -12,8 +12,8 @@ from deltagram.delta.masks import BLOCK
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.deltafile import Delta, open_delta
-from deltagram.store.manifest import ListedMask, PrunedTensor, StoredTensor
 from deltagram.store.parts import damage
+from deltagram.store.tensors import ListedMask, PrunedTensor, StoredTensor
 
 
 def inspect(delta: Path | str, *, progress: Progress = SILENT) -> Record:

@@ -20,17 +20,11 @@ from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.companions import Companions, choose, copy_into
 from deltagram.store.deltawriter import SHARD_BYTES, DeltaWriter
 from deltagram.store.digest import whole_digest
-from deltagram.store.manifest import (
-    BaseModelRef,
-    DroppedTensor,
-    Manifest,
-    StoredTensor,
-    TunedModelRef,
-    features,
-)
+from deltagram.store.manifest import BaseModelRef, DroppedTensor, Manifest, TunedModelRef, features
 from deltagram.store.outline import UNKNOWN, header_bounds, outline
 from deltagram.store.scan import Pair
 from deltagram.store.staging import check_output, recover, staged
+from deltagram.store.tensors import StoredTensor
 from deltagram.threads import default_threads, ordered
 
 

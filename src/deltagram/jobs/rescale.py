@@ -11,8 +11,8 @@ from deltagram.jobs.planning import divisor_number
 from deltagram.records import Meter, Record
 from deltagram.store import scales
 from deltagram.store.deltafile import Delta, open_delta
-from deltagram.store.manifest import BernoulliMask, PrunedTensor
 from deltagram.store.staging import staged_file
+from deltagram.store.tensors import BernoulliMask, PrunedTensor
 
 Divisors = Mapping[str, float | F64]
 

@@ -10,9 +10,9 @@ from deltagram.records import Meter, Record
 from deltagram.store.checkpoint import Checkpoint, open_checkpoint
 from deltagram.store.companions import check_file
 from deltagram.store.deltafile import Delta, open_delta
-from deltagram.store.manifest import ExactTensor, PrunedTensor
 from deltagram.store.parts import damage
 from deltagram.store.rebuild import check_base_digest, check_base_headers, rebuild
+from deltagram.store.tensors import ExactTensor, PrunedTensor
 from deltagram.threads import default_threads, ordered
 
 

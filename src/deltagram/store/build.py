@@ -18,7 +18,11 @@ from deltagram.errors import PlanError
 from deltagram.store.codecs import ValueWriter
 from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
-from deltagram.store.manifest import (
+from deltagram.store.outline import UNKNOWN
+from deltagram.store.planes import PlaneWriter, Spool, split
+from deltagram.store.positions import PositionEncoder
+from deltagram.store.scan import FIX, Pair, Scan
+from deltagram.store.tensors import (
     BernoulliMask,
     ExactTensor,
     ListedMask,
@@ -29,10 +33,6 @@ from deltagram.store.manifest import (
     StratifiedMask,
     WholeTensor,
 )
-from deltagram.store.outline import UNKNOWN
-from deltagram.store.planes import PlaneWriter, Spool, split
-from deltagram.store.positions import PositionEncoder
-from deltagram.store.scan import FIX, Pair, Scan
 
 EXACT_LEVEL = 3
 _Part = tuple[Spec, Iterable[bytes | memoryview]]

@@ -18,20 +18,11 @@ from deltagram.store.checkpoint import map_file
 from deltagram.store.codecs import ValueReader
 from deltagram.store.digest import whole_digest
 from deltagram.store.header import Header, header_text, read_header
-from deltagram.store.manifest import (
-    BernoulliMask,
-    ExactTensor,
-    Manifest,
-    PrunedTensor,
-    StratifiedMask,
-    WholeTensor,
-    features,
-    manifest_digest,
-    read_manifest,
-)
+from deltagram.store.manifest import Manifest, features, manifest_digest, read_manifest
 from deltagram.store.parts import Part, damage, may_travel, part_specs, pattern_words, payload_digest
 from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
+from deltagram.store.tensors import BernoulliMask, ExactTensor, PrunedTensor, StratifiedMask, WholeTensor
 
 NAME: Final = "delta.safetensors"
 INDEX: Final = "delta.safetensors.index.json"

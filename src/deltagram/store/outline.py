@@ -9,18 +9,18 @@ from deltagram.delta.methods import kept_count, threshold
 from deltagram.delta.plan import Entry, Plan
 from deltagram.store.deltafile import FORMAT
 from deltagram.store.header import header_text
-from deltagram.store.manifest import (
+from deltagram.store.manifest import Manifest
+from deltagram.store.parts import part_specs
+from deltagram.store.tensors import (
     BernoulliMask,
     ExactTensor,
     ListedMask,
-    Manifest,
     PrunedTensor,
     StoredTensor,
     StoredValues,
     StratifiedMask,
     WholeTensor,
 )
-from deltagram.store.parts import part_specs
 
 UNKNOWN = "0" * 64  # a digest filled in later
 _CHECK = "0" * 16

@@ -13,14 +13,7 @@ from deltagram.delta.values import Floats
 from deltagram.errors import FormatError
 from deltagram.store.checkpoint import PICKLES
 from deltagram.store.digest import tensor_hasher
-from deltagram.store.manifest import (
-    BernoulliMask,
-    ExactTensor,
-    PrunedTensor,
-    StoredTensor,
-    StratifiedMask,
-    WholeTensor,
-)
+from deltagram.store.tensors import BernoulliMask, ExactTensor, PrunedTensor, StoredTensor, StratifiedMask, WholeTensor
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from deltagram.errors import BaseError, FormatError
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
 from deltagram.store.deltafile import Delta
 from deltagram.store.digest import tensor_hasher
-from deltagram.store.manifest import ExactTensor, PrunedTensor, SameTensor, WholeTensor
 from deltagram.store.parts import damage
+from deltagram.store.tensors import ExactTensor, PrunedTensor, SameTensor, WholeTensor
 
 
 def base_name(delta: Delta, name: str) -> str:
