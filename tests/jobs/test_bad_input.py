@@ -72,6 +72,12 @@ PLANS = {
     RULE % "method: best": ("rule 1 method: 'best' is unknown",), RULE % "values: 9bit": ("rule 1 values: '9bit'",),
     RULE % "divide_by: 0": ("rule 1 divide_by: is 0.0", POSITIVE),
     RULE % "method: exact, keep: 0.1": ("rule 1: method exact keeps every entry; leave out keep",),
+    "a: !!timestamp abc": ("is not YAML",),
+    RULE % "form: whole, values: bf16": ("rule 1: ", "form whole", "leave out values"),
+    RULE % "form: whole, divide_by: 2": ("rule 1: ", "form whole", "leave out divide_by"),
+    RULE % "form: exact, method: random": ("rule 1: ", "form exact", "leave out method"),
+    RULE % "method: exact, values: 4bit": ("rule 1: ", "method exact", "leave out values"),
+    RULE % "method: exact, divide_by: 2": ("rule 1: ", "method exact", "leave out divide_by"),
     RULE % "form: whole, keep: 0.1": ("rule 1: form whole keeps every entry; leave out keep",),
 }  # fmt: skip
 
@@ -80,6 +86,13 @@ PLANS = {
 def test_faults_of_a_plan_are_refused_by_file_and_rule(text: str, desk: Desk) -> None:
     (desk.folder / "plan.yaml").write_text(text)
     assert "_Yaml" not in desk.refuses("prune base tuned out --plan plan.yaml", "error: plan.yaml", *PLANS[text])
+
+
+def test_a_plan_may_use_anchors_and_merges(desk: Desk) -> None:
+    (desk.folder / "plan.yaml").write_text("tensors:\n- &all {match: a.*, form: whole}\n- {<<: *all, match: b.*}")
+    desk.does("prune base tuned out --plan plan.yaml")
+    rows = json.loads(desk.does("inspect out --json"))["tensors"]
+    assert (rows["a.weight"]["form"], rows["b.weight"]["form"]) == ("whole", "whole")
 
 
 @pytest.mark.parametrize("rule", ["method: magnitude, keep: 0.1", "keep: 0.1"])

@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ from deltagram.jobs import inspect, prune, restore, verify
 from deltagram.store.companions import Companions
 from deltagram.store.manifest import CompanionFile
 from desk import Desk, base_state, snapshot
+
+COMMAND = Path(sys.executable).with_name("deltagram")
 
 
 @pytest.fixture
@@ -92,6 +96,25 @@ def test_an_output_that_an_input_links_into_is_refused(side: str, name: str, des
     desk.refuses("prune base tuned store --force", touches(f"{side}/{name}"))
     if side == "base" and name == "model.safetensors":
         desk.refuses("restore base delta store --force", touches("base/model.safetensors"))
+
+
+@pytest.mark.parametrize("source", ["shelf/link", "shelf/model.safetensors"])
+def test_an_input_that_is_a_link_inside_the_output_is_refused(source: str, desk: Desk) -> None:
+    """Replacing the folder would take the link, and what else lies there, although the data are elsewhere."""
+    shelf = write_checkpoint(desk.folder / "shelf", base_state())
+    (shelf / "link").symlink_to("../base")
+    (shelf / "model.safetensors").rename(desk.folder / "moved.safetensors")
+    (shelf / "model.safetensors").symlink_to("../moved.safetensors")
+    desk.refuses(f"prune {source} tuned shelf --force", touches(source))
+    desk.refuses(f"restore {source} delta shelf --force", touches(source))
+
+
+def test_a_result_that_cannot_be_told_is_not_called_unwritten(desk: Desk) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([COMMAND, "prune", "base", "tuned", "out"], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr[:7], done.stderr.count(b"\n")) == (1, b"error: ", 1)
+    assert b"nothing was written" not in done.stderr
+    assert Path("out/delta.safetensors").exists()
 
 
 def test_links_are_followed_when_read_and_replaced_when_written(desk: Desk) -> None:

@@ -61,7 +61,7 @@ def plan_for(
     given = [Rule(match=pattern, form="whole", source=f"--whole '{pattern}'") for pattern in whole]
 
     def make(share: float) -> Plan:
-        chosen = _method(method, share, "--keep")
+        chosen = _method(method, share, method_at="--method", keep_at="--keep")
         return make_plan(
             base.specs, tuned.specs, method=chosen, values=codec,
             divide_by=divisor, rename=rename,
@@ -71,11 +71,11 @@ def plan_for(
     return make(KEEP if keep is None else keep) if budget is None else fit_budget(make, budget)
 
 
-def _method(name: str, keep: float, where: str) -> Method:
+def _method(name: str, keep: float, *, method_at: str, keep_at: str) -> Method:
     if name not in METHODS:
-        raise SettingError(where.replace("keep", "method"), f"{name!r} is unknown", expected=" or ".join(METHODS))
+        raise SettingError(method_at, f"{name!r} is unknown", expected=" or ".join(METHODS))
     if not 0 < keep <= 1:
-        raise SettingError(where, f"{keep} is outside (0, 1]", fix="give the share of entries to keep, such as 0.01")
+        raise SettingError(keep_at, f"{keep} is outside (0, 1]", fix="give the share of entries to keep, such as 0.01")
     return METHODS[name](keep=1.0 if name == "exact" else keep)
 
 
@@ -150,7 +150,8 @@ def _rule(where: str, rule: _YamlRule, *, method: str, keep: float) -> Rule:
         raise SettingError(where, f"form {rule.form} keeps every entry", fix="leave out keep")
     chosen = None
     if rule.method is not None or rule.keep is not None:
-        chosen = _method(rule.method or method, keep if rule.keep is None else rule.keep, f"{where} keep")
+        share = keep if rule.keep is None else rule.keep
+        chosen = _method(rule.method or method, share, method_at=f"{where} method", keep_at=f"{where} keep")
     return Rule(
         match=rule.match,
         form=rule.form,
