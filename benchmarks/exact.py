@@ -4,7 +4,7 @@
 
 On the pair of 271 million parameters, and on single tensors of 16.8 million whose fine-tuning moved entries by
 2e-5, 1e-4, 5e-4 and 2e-3 (standard deviation; the weights' own is 0.02). Limit: the order-0 entropy of the two byte
-planes of the distances. Peers: XOR, byte planes and zstd, in blocks and at a level as here (target: no larger), and
+planes of the distances. Peers: XOR, byte planes and zstd, in blocks as here, at level 3 (target: no larger), and
 zipnn 0.5.4 in its delta mode, which is XOR and Huffman codes (target: no larger). zipnn needs an environment:
 `python -m venv V; V/bin/pip install torch==2.13.0 numpy safetensors; V/bin/pip install --no-deps zipnn==0.5.4`.
 """

@@ -79,5 +79,5 @@ if __name__ == "__main__":
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--one-big", action="store_true")
     options = parser.parse_args()
-    big = {"model.embed_tokens.weight": (512 * 1024, 1024)}
+    big: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (512 * 1024, 1024)}
     write_pair(options.folder, big if options.one_big else shapes(options.scale))

@@ -1,5 +1,6 @@
 """The command line: parses, calls a job, prints."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -198,6 +199,8 @@ def main() -> None:
         _fail(f"{fault.filename or 'system'}: {fault.strerror or fault}; nothing was written")
     except MemoryError:
         _fail("memory: there is not enough of it for this; nothing was written")
+    finally:
+        gc.freeze()  # else the interpreter walks all of numba's objects before it ends
 
 
 def _fail(text: str) -> None:

@@ -110,8 +110,9 @@ def test_an_input_that_is_a_link_inside_the_output_is_refused(source: str, desk:
 
 
 def test_a_result_that_cannot_be_told_is_not_called_unwritten(desk: Desk) -> None:
+    words = [COMMAND, "prune", "base", "tuned", "out"]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([COMMAND, "prune", "base", "tuned", "out"], stdout=full, stderr=subprocess.PIPE, check=False)
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr[:7], done.stderr.count(b"\n")) == (1, b"error: ", 1)
     assert b"nothing was written" not in done.stderr
     assert Path("out/delta.safetensors").exists()

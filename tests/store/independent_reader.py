@@ -289,7 +289,8 @@ NO_COMPANIONS = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth
 def safe(name: str) -> bool:
     """Section 1: a companion's name; no part begins with a dot, so none is `.` or `..`."""
     parts = name.split("/")
-    return all(part and part[0] != "." for part in parts) and "\\" not in name and not name.endswith(NO_COMPANIONS)
+    plain = "\\" not in name and len(utf8(name)) <= 255 and not name.endswith(NO_COMPANIONS)
+    return plain and all(part and part[0] != "." for part in parts)
 
 
 def read_entry(name: str, raw: Any) -> Entry:

@@ -48,17 +48,14 @@ def restore_distance(base: Bits, zigzag: Bits, *, floating: bool) -> Bits:
     return _unordered(_ordered(base) + step)
 
 
-def _sign(patterns: Bits) -> np.unsignedinteger[Any]:
-    sign: np.unsignedinteger[Any] = patterns.dtype.type(1 << (8 * patterns.itemsize - 1))
-    return sign
-
-
 def _ordered(patterns: Bits) -> Bits:
     """Integers that ascend as the floats do: negatives inverted, the sign bit set on the others."""
-    sign = _sign(patterns)
-    return np.where(patterns & sign, ~patterns, patterns | sign)
+    word = patterns.dtype.type
+    top = word(8 * patterns.itemsize - 1)
+    return patterns ^ ((word(0) - (patterns >> top)) | (word(1) << top))
 
 
 def _unordered(ordered: Bits) -> Bits:
-    sign = _sign(ordered)
-    return np.where(ordered & sign, ordered ^ sign, ~ordered)
+    word = ordered.dtype.type
+    top = word(8 * ordered.itemsize - 1)
+    return ordered ^ (((ordered >> top) - word(1)) | (word(1) << top))

@@ -3,7 +3,7 @@
 A model is patched through its memory, under its own feet: hold requests while a patch moves.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -83,8 +83,12 @@ class Live:
         off = {} if self.current is None else self.current.changes
         on = {} if patch is None else patch.changes
         names = [*off, *(name for name in on if name not in off)]
-        work = ordered(lambda name: self._exchange(off.get(name), on.get(name)), names, threads=self._threads)
-        faults = dict(zip(names, work, strict=True))
+        groups = self._shares(names, lambda name: sum(len(c.after) for c in (off.get(name), on.get(name)) if c))
+        work = ordered(
+            lambda share: {name: self._exchange(off.get(name), on.get(name)) for name in share},
+            groups, threads=self._threads,
+        )  # fmt: skip
+        faults = {name: fault for share in work for name, fault in share.items()}
         for name, fault in faults.items():
             if fault >= 0:
                 for other in names:
@@ -92,6 +96,14 @@ class Live:
                         self._exchange(on.get(other), off.get(other))
                 raise PatchError(name, f"entry {fault} was changed by someone else", fix="load the base anew")
         self.current = patch
+
+    def _shares(self, names: list[str], weight: Callable[[str], int]) -> list[list[str]]:
+        """The names in one group a thread, of about equal weight: a task a tensor would cost more than its work."""
+        groups: list[tuple[int, list[str]]] = [(0, []) for _ in range(self._threads)]
+        for name in sorted(names, key=weight, reverse=True):
+            index = min(range(len(groups)), key=lambda i: groups[i][0])
+            groups[index] = (groups[index][0] + weight(name), [*groups[index][1], name])
+        return [group for _, group in groups if group]
 
     def _target(self, name: str, tensor: Stored) -> str:
         """The live array a tensor goes to. Raises PatchError if there is none that can hold it."""

@@ -105,6 +105,8 @@ class _OnceLoader(yaml.SafeLoader):
         """A mapping, or ConstructorError for a key that stands twice."""
         seen: list[object] = []
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                continue
             name = self.construct_object(key, deep=True)
             if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"has {name!r} twice", key.start_mark)
@@ -126,7 +128,7 @@ def _read(path: Path) -> list[tuple[str, _YamlRule]]:
         raise SettingError(str(path), "is not YAML: it is nested too deep", expected=_SHAPE) from None
     except ValidationError as fault:
         raise _invalid(path, fault) from None
-    except (yaml.YAMLError, ValueError) as fault:
+    except (yaml.YAMLError, ValueError, AttributeError) as fault:  # a tag whose text is not of its kind
         raise SettingError(str(path), f"is not YAML: {' '.join(str(fault).split())}", expected=_SHAPE) from None
     return [(f"{path} rule {number}", rule) for number, rule in enumerate(rules, 1)]
 
@@ -144,10 +146,16 @@ def _invalid(path: Path, fault: ValidationError) -> SettingError:
 
 def _rule(where: str, rule: _YamlRule, *, method: str, keep: float) -> Rule:
     """A rule of the file; what it does not say of method and kept share is the whole plan's."""
-    if rule.keep is not None and (rule.method or method) == "exact":
-        raise SettingError(where, "method exact keeps every entry", fix="leave out keep")
-    if rule.keep is not None and rule.form in ("whole", "exact"):
-        raise SettingError(where, f"form {rule.form} keeps every entry", fix="leave out keep")
+    whole = (
+        f"form {rule.form}" if rule.form in ("whole", "exact")
+        else "method exact" if (rule.method or (method if rule.form is None else None)) == "exact"
+        else None
+    )  # fmt: skip
+    given = [name for name in ("keep", "values", "divide_by") if getattr(rule, name) is not None]
+    if rule.form in ("whole", "exact") and rule.method not in (None, "exact"):
+        given.append("method")
+    if whole and given:
+        raise SettingError(where, f"{whole} keeps every entry", fix=f"leave out {' and '.join(given)}")
     chosen = None
     if rule.method is not None or rule.keep is not None:
         share = keep if rule.keep is None else rule.keep

@@ -34,7 +34,6 @@ from deltagram.store.tensors import (
     WholeTensor,
 )
 
-EXACT_LEVEL = 3
 _Part = tuple[Spec, Iterable[bytes | memoryview]]
 
 
@@ -96,7 +95,7 @@ def _whole(entry: Entry, pair: Pair) -> Built:
 def _exact(entry: Entry, pair: Pair) -> Built:
     scan = Scan(pair, entry)
     hasher = tensor_hasher(entry.name, entry.tuned)
-    writer = PlaneWriter(level=EXACT_LEVEL, folder=pair.folder)
+    writer = PlaneWriter(folder=pair.folder)
     waiting: list[Bits] = []
     for start, stop in scan.spans():
         base, tuned = scan.take(start, stop)

@@ -20,7 +20,6 @@ from deltagram.delta.values import (
 )
 from deltagram.store.planes import PlaneReader, PlaneWriter, Spool, join, split
 
-LEVEL = 1
 _NUMPY = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
 _DIVIDING = (1, 2, 4, 8)  # bits that fill bytes evenly: only these are bit fields before zstd
 
@@ -55,7 +54,7 @@ class ValueWriter:
         self._setting, self._pack, self._book = setting, pack, book
         self._waiting: list[F32] = []
         self._count = self._total = 0
-        self._planes = PlaneWriter(level=LEVEL, folder=folder)
+        self._planes = PlaneWriter(folder=folder)
         self._scales, self._codes = Spool(folder), Spool(folder)
 
     def add(self, values: F32) -> None:

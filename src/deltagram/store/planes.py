@@ -18,6 +18,12 @@ from deltagram.arrays import U8, Bits
 
 IN_MEMORY = 16 << 20  # bytes of a stream held before it goes to a temporary file
 PIECE = 4 << 20
+# Planes are noise with a skewed histogram, or runs. Short chance matches only cost bytes there: match seven at the
+# least, from a small table, and leave the rest to the entropy coder.
+_ENTROPY = zstandard.ZstdCompressionParameters(
+    strategy=zstandard.STRATEGY_FAST, min_match=7, window_log=17, hash_log=6, chain_log=6, search_log=1,
+    target_length=0, write_content_size=True, write_checksum=False, write_dict_id=False,
+)  # fmt: skip
 
 
 class Spool:
@@ -54,10 +60,8 @@ class Spool:
 class PlaneWriter:
     """Packs blocks of planes into a spool and remembers their sizes."""
 
-    def __init__(self, *, level: int, folder: Path | None = None) -> None:
-        self._compressor = zstandard.ZstdCompressor(
-            level=level, write_content_size=True, write_checksum=False, write_dict_id=False
-        )
+    def __init__(self, *, folder: Path | None = None) -> None:
+        self._compressor = zstandard.ZstdCompressor(compression_params=_ENTROPY)
         self._spool = Spool(folder)
         self._sizes: list[int] = []
 
