@@ -1,6 +1,7 @@
 """The command line: parses, calls a job, prints."""
 
 import gc
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,7 +41,7 @@ BaseModel = Annotated[str, typer.Argument(metavar="BASE", help="Base model: dire
 DeltaFolder = Annotated[Path, typer.Argument(metavar="DELTA", help="Delta directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable record, and nothing else, on stdout.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads (default: processors, eight at most).")]
+Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads (default: processors, eight at most).")]
 
 
 @app.command()
@@ -191,12 +192,13 @@ def parse_bytes(text: str) -> int:
 
 def main() -> None:
     """Run the command line: 0 done, 1 refused or failed (one paragraph on stderr), 2 usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporaries are cleared
     try:
         app(standalone_mode=True)
     except DeltagramError as fault:
         _fail(str(fault))
     except OSError as fault:
-        _fail(f"{fault.filename or 'system'}: {fault.strerror or fault}; nothing was written")
+        _fail(f"{fault.filename or 'system'}: {fault.strerror or fault}")
     except MemoryError:
         _fail("memory: there is not enough of it for this; nothing was written")
     finally:

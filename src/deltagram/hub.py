@@ -36,5 +36,7 @@ def locate(model: str) -> Path:
     except tuple(getattr(errors, fault, OSError) for fault in _FAULTS) as fault:
         reason = " ".join(_NOISE.sub("", str(fault)).split())[:300] or type(fault).__name__
         raise CheckpointError(
-            model, f"is not a path here, and the Hub did not give it ({reason})", fix="give a directory or a file"
+            model,
+            f"is not a path here, and the Hub did not give it ({reason})",
+            fix="check the spelling and the network, log in for a private model, or give a local directory",
         ) from None

@@ -50,6 +50,8 @@ def plan_for(
     rename: Sequence[tuple[str, str]],
 ) -> Plan:
     """The plan for two opened checkpoints. Raises SettingError or PlanError before any tensor is read."""
+    if isinstance(whole, str):
+        raise SettingError("whole", f"{whole!r} is one text", expected="a sequence of globs")
     if keep is not None and budget is not None:
         raise SettingError("--keep and --budget", "contradict each other", fix="give one of them")
     codec = _values(values or ("bf16" if budget is None else "4bit"), "--values")

@@ -11,7 +11,7 @@ from deltagram.delta import backend
 from deltagram.delta.plan import Plan
 from deltagram.errors import SettingError
 from deltagram.jobs.card import model_card
-from deltagram.jobs.planning import plan_for
+from deltagram.jobs.planning import KEEP, plan_for
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record, versions
 from deltagram.store import scales
@@ -85,8 +85,10 @@ def prune(
         "base_digest": manifest.base.digest, "matching": made.matching,
     }  # fmt: skip
     settings = {
-        "base": str(base), "tuned": str(tuned), "out": str(out), "keep": keep, "budget": budget, "method": method,
-        "divide_by": divide_by, "values": values, "pack": pack, "whole": list(whole), "plan": str(plan or ""),
+        "base": str(base), "tuned": str(tuned), "out": str(out), "budget": budget,
+        "keep": KEEP if keep is None and budget is None and method != "exact" else keep, "method": method,
+        "divide_by": divide_by, "values": values or ("bf16" if budget is None else "4bit"),
+        "pack": pack, "rename": [f"{old}={new}" for old, new in rename], "whole": list(whole), "plan": str(plan or ""),
     }  # fmt: skip
     stored = {name: {"form": tensor.form} for name, tensor in manifest.tensors.items()}
     return Record(job="prune", settings=settings, seed=seed, numbers=numbers, tensors=stored)

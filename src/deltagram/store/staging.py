@@ -34,13 +34,13 @@ def check_output(out: Path, *, force: bool, inputs: Sequence[Path], lone: bool =
     """
     real = _real(out)
     for source in (path for given in inputs for path in (given, *_links(given))):
-        other = _real(source)
-        if real == other or real in other.parents or other in real.parents:
-            raise OutputError(
-                str(out),
-                f"the output is, contains, or lies inside the input {source}",
-                fix="choose another place for the output",
-            )
+        for other in (_real(source), _real(source.parent) / source.name):  # what it is, and the link to it
+            if real == other or real in other.parents or other in real.parents:
+                raise OutputError(
+                    str(out),
+                    f"the output is, contains, or lies inside the input {source}",
+                    fix="choose another place for the output",
+                )
     if not out.parent.is_dir():
         odd = f"the directory {out.parent} is not a directory"
         missing = f"the directory {out.parent} does not exist"
@@ -142,7 +142,7 @@ def _check_undisturbed(out: Path, *, replaced: bool, lone: bool) -> None:
                 raise OutputError(str(out), "it was not there")
             _check_replaceable(out, lone=lone)
         except OutputError:
-            fix = "look at it, then run again"
+            fix = "this run's result was dropped: look at what is there, then run again"
             raise OutputError(str(out), "exists now: someone else made it while this ran", fix=fix) from None
 
 
