@@ -13,7 +13,7 @@ from checkpoints import write_checkpoint
 from deltagram import seeds
 from deltagram.delta import backend
 from deltagram.delta.masks import Stratified
-from deltagram.errors import FormatError, SettingError
+from deltagram.errors import FormatError, PlanError, SettingError
 from deltagram.jobs import inspect, prune, rescale, restore, verify
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.deltafile import open_delta
@@ -200,3 +200,11 @@ def test_records_tell_what_was_done(pair: tuple[Path, Path, State, State], tmp_p
     assert {"python", "numpy", "deltagram"} <= set(told["versions"])
     assert told["numbers"]["seconds"] > 0
     assert told["numbers"]["peak_rss_bytes"] > 0
+
+
+def test_a_base_that_the_tuned_dtype_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """Entries that are not kept are narrowed too."""
+    write_checkpoint(tmp_path / "base", {"w": np.full((40, 40), 70_000, np.float32)})
+    write_checkpoint(tmp_path / "tuned", {"w": np.full((40, 40), 60_000, np.float16)})
+    with pytest.raises(PlanError, match="w: an entry of the base is too large for F16; store it whole"):
+        prune(tmp_path / "base", tmp_path / "tuned", tmp_path / "d", keep=0.1)

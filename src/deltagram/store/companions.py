@@ -12,6 +12,7 @@ from blake3 import blake3
 from deltagram.errors import BaseError, FormatError
 from deltagram.store.checkpoint import map_file
 from deltagram.store.manifest import CompanionFile
+from deltagram.store.parts import may_travel
 
 ALLOWED: Final = (
     "config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "model_index.json",
@@ -42,7 +43,7 @@ def choose(base: Path | None, tuned: Path | None, *, with_code: bool) -> Compani
         if any(fnmatchcase(name, pattern) for pattern in IGNORED):
             continue
         carried = any(fnmatchcase(name, pattern) for pattern in ALLOWED) or (with_code and name.endswith(".py"))
-        if not carried or tuned is None:
+        if not carried or tuned is None or not may_travel(name):
             left.append(name)
             continue
         digest, size = file_digest(tuned / name)

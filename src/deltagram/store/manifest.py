@@ -91,6 +91,7 @@ def read_manifest(text: str) -> Manifest:
     """Parse a manifest. Raises ValueError for one this version cannot read in full."""
     try:
         parsed: Any = json.loads(text)
+        json.dumps(parsed, ensure_ascii=False).encode()  # an escaped lone surrogate is no text
     except (RecursionError, ValueError):
         raise ValueError("the manifest is not JSON") from None
     if not isinstance(parsed, dict) or parsed.get("version") != VERSION:

@@ -29,7 +29,7 @@ def may_travel(name: str) -> bool:
     """Whether a companion file may have this relative path: no tensors, no pickles, nothing hidden."""
     parts = name.split("/")
     tensors = name.endswith((".safetensors", ".safetensors.index.json", *PICKLES))
-    return not tensors and not any(part == "" or part.startswith(".") for part in parts)
+    return len(name.encode()) <= 255 and not tensors and not any(part == "" or part.startswith(".") for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,10 @@ def _pruned(delta: Delta, name: str, tensor: PrunedTensor, base: Checkpoint) -> 
             out = convert(block, base_spec.dtype, common.dtype)
             out = block.copy() if out is block else out
             kept = values.values(first, first + positions.size)
-            if not kernels.apply(block, base_spec.dtype, out, common.dtype, positions, start, kept, divisor, row):
+            sound = kernels.apply(block, base_spec.dtype, out, common.dtype, positions, start, kept, divisor, row)
+            if base_spec.dtype != common.dtype:  # an entry that is not kept can overflow when it is narrowed
+                sound = sound and kernels.all_finite(out, common.dtype)
+            if not sound:
                 raise FormatError(
                     name, f"a restored entry is not finite in {common.dtype}",
                     fix="rescale the delta with a larger --divide-by, or check that the base is sound",

@@ -36,7 +36,7 @@ class Scan:
         self.base_name = entry.base_name or entry.name
         self.base_spec = entry.base or entry.tuned
         self.same = self.base_spec.shape == entry.tuned.shape
-        self.base_finite = self.tuned_finite = True
+        self.base_finite = self.base_fits = self.tuned_finite = True
         self._hasher = tensor_hasher(self.base_name, self.base_spec)
 
     def spans(self) -> Iterator[tuple[int, int]]:
@@ -70,6 +70,8 @@ class Scan:
             base, self.base_spec.dtype, tuned, self._entry.tuned.dtype, positions, origin
         )
         self.base_finite &= base_finite
+        if self.base_spec.dtype != self._entry.tuned.dtype:
+            self.base_fits &= kernels.all_finite(self.as_tuned(base), self._entry.tuned.dtype)
         self.tuned_finite &= tuned_finite
         return found
 
@@ -99,3 +101,6 @@ class Scan:
             side = "the fine-tuned tensor" if not self.tuned_finite else "the base tensor"
             name = self._entry.name
             raise PlanError(name, f"{side} holds NaN or infinity, which pruning cannot keep", fix=FIX.format(name=name))
+        if not self.base_fits:
+            name, dtype = self._entry.name, self._entry.tuned.dtype
+            raise PlanError(name, f"an entry of the base is too large for {dtype}", fix=FIX.format(name=name))

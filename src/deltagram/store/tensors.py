@@ -47,6 +47,12 @@ class ListedMask(Strict):
     coding: Mapping[str, int | str]
     check: _Check
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "ListedMask":
+        if next(iter(self.coding), None) != "coding":
+            raise ValueError("the coding's name does not come first")
+        return self
+
 
 class StoredValues(Strict):
     """How the kept values are coded."""
@@ -138,7 +144,9 @@ class PrunedTensor(_Tensor):
             raise ValueError(f"{self.dtype} from {self.base_spec.dtype} cannot be pruned")
         if self.form == "pruned" and self.base_shape is not None:
             raise ValueError("a pruned tensor has its base's shape")
-        if self.form == "resized" and (not self.shape or self.base_spec.shape[1:] != self.spec.shape[1:]):
+        if self.form == "resized" and (
+            self.base_shape is None or not self.shape or self.base_spec.shape[1:] != self.spec.shape[1:]
+        ):
             raise ValueError("a resized tensor differs from its base in rows only")
         if self.mask.keep > self.common.size:
             raise ValueError(f"{self.mask.keep} of {self.common.size} entries kept")
