@@ -192,6 +192,7 @@ def parse_bytes(text: str) -> int:
 
 def main() -> None:
     """Run the command line: 0 done, 1 refused or failed (one paragraph on stderr), 2 usage, 130 interrupted."""
+    gc.set_threshold(100_000)  # importing makes many objects and no garbage
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporaries are cleared
     try:
         app(standalone_mode=True)
