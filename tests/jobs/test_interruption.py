@@ -97,7 +97,9 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def start(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process of its own; Ctrl-C reaches it even where the tests were started in the background, which ignores it."""
     pipe = subprocess.PIPE
+    script = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{script}"
     return subprocess.Popen([sys.executable, "-c", script, *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
