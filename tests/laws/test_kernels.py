@@ -43,7 +43,8 @@ def test_all_half_patterns_widen_as_numpy_does(dtype: str) -> None:
     patterns = np.arange(1 << 16, dtype=np.uint16)
     wide = patterns.view(NUMPY[dtype]).astype(np.float32)
     number = ~np.isnan(wide)
-    found = kernels.gather(patterns, dtype, np.arange(1 << 16, dtype=np.uint64), 0)
+    zeros, everywhere = np.zeros(1 << 16, np.uint32), np.arange(1 << 16, dtype=np.uint64)
+    found, *_ = kernels.survey(zeros, "F32", patterns, dtype, everywhere, 0)  # x - 0 is x, bit for bit
     assert np.array_equal(found[number].view(np.uint32), wide[number].view(np.uint32))
     assert np.isnan(found[~number]).all()
 

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltagram import seeds
+from deltagram.arrays import U64
 from deltagram.delta import backend, masks
-from deltagram.delta.masks import Bernoulli, Listed, Mask, Stratified
+from deltagram.delta.masks import Bernoulli, Mask, Stratified
+from deltagram.store.positions import CodedPositions, PositionEncoder
 from deltagram.threads import ordered
 
 
@@ -22,9 +24,16 @@ def bernoulli(size: int, keep: int, key: int) -> Mask:
     return Bernoulli.draw(size=size, key=key, threshold=round(keep / size * 2**32))
 
 
+def coded(size: int, positions: U64) -> Mask:
+    encoder = PositionEncoder(size=size, keep=positions.size)
+    encoder.add(positions)
+    coding, blob = encoder.finish()
+    return CodedPositions(blob, size=size, keep=positions.size, coding=coding)
+
+
 def listed(size: int, keep: int, key: int) -> Mask:
     chosen = np.random.default_rng(key).choice(size, keep, replace=False)
-    return Listed(size=size, listed=np.sort(chosen).astype(np.uint64))
+    return coded(size, np.sort(chosen).astype(np.uint64))
 
 
 MASKS = {"stratified": stratified, "bernoulli": bernoulli, "listed": listed}
@@ -111,7 +120,7 @@ def test_every_position_is_equally_likely(make: Make) -> None:
 
 def test_check_is_a_hash_of_all_positions() -> None:
     mask = Stratified(size=10**6, keep=70_000, key=5)
-    assert masks.check(mask) == masks.check(Listed(size=10**6, listed=mask.positions(0, 70_000)))
+    assert masks.check(mask) == masks.check(coded(10**6, mask.positions(0, 70_000)))
     assert masks.check(mask) != masks.check(Stratified(size=10**6, keep=70_000, key=6))
 
 

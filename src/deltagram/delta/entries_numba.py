@@ -79,16 +79,6 @@ def all_finite(bits: Any, exponent: Any) -> Any:
 
 
 @kernel(
-    void(reads(u16), i64, reads(u64), u64, writes(f32)),
-    void(reads(u32), i64, reads(u64), u64, writes(f32)),
-)
-def gather(bits: Any, kind: Any, positions: Any, origin: Any, out: Any) -> None:
-    """`out[k]` = float32 of entry `positions[k] - origin`."""
-    for k in range(positions.size):
-        out[k] = _widen(bits[positions[k] - origin], kind)
-
-
-@kernel(
     boolean(reads(u16), i64, writes(u16), i64, reads(u64), u64, reads(f32), reads(f64), u64),
     boolean(reads(u16), i64, writes(u32), i64, reads(u64), u64, reads(f32), reads(f64), u64),
     boolean(reads(u32), i64, writes(u16), i64, reads(u64), u64, reads(f32), reads(f64), u64),

@@ -20,12 +20,6 @@ def all_finite(bits: Bits, exponent: np.unsignedinteger) -> bool:
     return not bool(np.any((bits & exponent) == exponent))
 
 
-def gather(bits: Bits, kind: int, positions: U64, origin: np.uint64, out: F32) -> None:
-    """`out[k]` = float32 of entry `positions[k] - origin`."""
-    with np.errstate(over="ignore"):
-        out[:] = bits[positions - origin].view(_TYPES[kind]).astype(np.float32)
-
-
 def apply(
     base: Bits,
     base_kind: int,

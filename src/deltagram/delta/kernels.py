@@ -56,13 +56,6 @@ def survey(
     return out, not found & 1, not found & 2
 
 
-def gather(bits: Bits, dtype: str, positions: U64, origin: int) -> F32:
-    """Entries at `positions - origin` of a float tensor as float32 (F64 is rounded)."""
-    out = np.empty(positions.size, np.float32)
-    _entries(dtype).gather(bits, KIND[dtype], positions, np.uint64(origin), out)
-    return out
-
-
 def apply(
     base: Bits,
     base_dtype: str,

@@ -157,24 +157,3 @@ class Bernoulli:
             return self.keep
         block = entry // BLOCK
         return self._before[block] + kernels.bernoulli_counts(self.threshold, self.key, block * BLOCK, entry)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Listed:
-    """A mask whose positions are data, all in memory."""
-
-    size: int
-    listed: U64
-
-    @property
-    def keep(self) -> int:
-        """Entries kept."""
-        return int(self.listed.size)
-
-    def positions(self, first: int, last: int) -> U64:
-        """Positions of kept entries `first` to `last - 1`."""
-        return self.listed[first:last]
-
-    def count_before(self, entry: int) -> int:
-        """Number of kept entries at positions below `entry`."""
-        return int(np.searchsorted(self.listed, np.uint64(entry)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deltagram.arrays import F64
+from deltagram.arrays import F64, Spec
 from deltagram.delta import backend
 from deltagram.delta.plan import Plan
 from deltagram.errors import SettingError
@@ -18,9 +18,9 @@ from deltagram.store import scales
 from deltagram.store.build import build
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.companions import Companions, choose, copy_into
-from deltagram.store.deltawriter import SHARD_BYTES, DeltaWriter
-from deltagram.store.digest import whole_digest
-from deltagram.store.manifest import BaseModelRef, DroppedTensor, Manifest, TunedModelRef, features
+from deltagram.store.deltawriter import DeltaWriter
+from deltagram.store.layout import SHARD_BYTES
+from deltagram.store.manifest import DroppedTensor, Manifest, TunedModelRef, base_reference, base_tensors, features
 from deltagram.store.outline import UNKNOWN, header_bounds, outline
 from deltagram.store.scan import Pair
 from deltagram.store.staging import check_output, recover, staged
@@ -128,18 +128,18 @@ def _manifest(
 ) -> Manifest:
     """The manifest; while only names of the dropped are known, their digests are placeholders."""
     gone = dropped if isinstance(dropped, Mapping) else dict.fromkeys(dropped, UNKNOWN)
-    digests = {tensor.base_name or name: tensor.base_digest for name, tensor in tensors.items() if tensor.base_digest}
-    specs = job.base.specs
+    listed = {name: _dropped(job.base.specs[name], digest) for name, digest in gone.items()}
     return Manifest(
         requires=features(tensors),
         created_by=f"deltagram {versions()['deltagram']}",
         seed=job.seed,
-        base=BaseModelRef(name=job.base.title, digest=whole_digest(digests | dict(gone)), tensors=len(specs)),
+        base=base_reference(job.base.title, base_tensors(tensors, listed)),
         tuned=TunedModelRef(name=job.tuned.title),
         files=files.files,
-        dropped={
-            name: DroppedTensor(shape=list(specs[name].shape), dtype=specs[name].dtype, digest=digest)
-            for name, digest in gone.items()
-        },
+        dropped=listed,
         tensors=tensors,
     )
+
+
+def _dropped(spec: Spec, digest: str) -> DroppedTensor:
+    return DroppedTensor(shape=list(spec.shape), dtype=spec.dtype, digest=digest)

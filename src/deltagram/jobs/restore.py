@@ -15,12 +15,10 @@ from deltagram.records import Meter, Record
 from deltagram.store.checkpoint import Checkpoint, open_checkpoint
 from deltagram.store.companions import check_file, copy_into
 from deltagram.store.deltafile import Delta, open_delta
-from deltagram.store.layout import Shard, lay_out, write_index
+from deltagram.store.layout import SHARD_BYTES, Shard, lay_out, write_index
 from deltagram.store.rebuild import check_base_digest, check_base_headers, rebuild
 from deltagram.store.staging import check_output, recover, staged, staged_file
 from deltagram.threads import default_threads, ordered
-
-SHARD_BYTES = 5_000_000_000
 
 
 def restore(

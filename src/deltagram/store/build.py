@@ -18,7 +18,7 @@ from deltagram.errors import PlanError
 from deltagram.store.codecs import ValueWriter
 from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
-from deltagram.store.outline import UNKNOWN
+from deltagram.store.outline import UNKNOWN, identity
 from deltagram.store.planes import PlaneWriter, Spool, split
 from deltagram.store.positions import PositionEncoder
 from deltagram.store.scan import FIX, Pair, Scan
@@ -61,21 +61,8 @@ def build(entry: Entry, pair: Pair) -> Built:
         raise PlanError(entry.name, str(fault), fix=FIX.format(name=entry.name)) from None
 
 
-def _identity(entry: Entry, scan: Scan, digest: str) -> dict[str, object]:
-    """The fields that every tensor with a base has."""
-    base, tuned = scan.base_spec, entry.tuned
-    return {
-        "shape": list(tuned.shape),
-        "dtype": tuned.dtype,
-        "base_name": None if scan.base_name == entry.name else scan.base_name,
-        "base_shape": None if base.shape == tuned.shape else list(base.shape),
-        "base_dtype": None if base.dtype == tuned.dtype else base.dtype,
-        "base_digest": digest,
-    }
-
-
 def _same(entry: Entry, scan: Scan, digest: str) -> Built:
-    return Built(name=entry.name, tensor=SameTensor.model_validate(_identity(entry, scan, digest)))
+    return Built(name=entry.name, tensor=SameTensor.model_validate(identity(entry, scan.base_spec, digest)))
 
 
 def _whole(entry: Entry, pair: Pair) -> Built:
@@ -88,7 +75,7 @@ def _whole(entry: Entry, pair: Pair) -> Built:
     digest = pair.base.digest(scan.base_name)
     if entry.base == spec and pair.base.views[scan.base_name] == pair.tuned.views[entry.name]:
         return _same(entry, scan, digest)
-    stored = WholeTensor.model_validate({**_identity(entry, scan, digest), "digest": UNKNOWN})
+    stored = WholeTensor.model_validate({**identity(entry, scan.base_spec, digest), "digest": UNKNOWN})
     return Built(name=entry.name, tensor=stored, parts=parts)
 
 
@@ -110,7 +97,7 @@ def _exact(entry: Entry, pair: Pair) -> Built:
     digest = scan.digest()
     if scan.same:
         return _same(entry, scan, digest)
-    fields = {**_identity(entry, scan, digest), "tuned_digest": hasher.hexdigest(), "digest": UNKNOWN}
+    fields = {**identity(entry, scan.base_spec, digest), "tuned_digest": hasher.hexdigest(), "digest": UNKNOWN}
     parts = sized({"planes": (Spec(dtype="U8", shape=(writer.nbytes,)), writer.pieces())})
     return Built(name=entry.name, tensor=ExactTensor.model_validate(fields), parts=parts)
 
@@ -136,7 +123,7 @@ def _seeded(entry: Entry, pair: Pair) -> Built:
         )
     else:
         described = StratifiedMask(keep=mask.keep, check=check.hexdigest(8))
-    return _pruned(entry, pair, _identity(entry, scan, digest) | {"mask": described}, kept, extra)
+    return _pruned(entry, pair, identity(entry, scan.base_spec, digest) | {"mask": described}, kept, extra)
 
 
 def _draw(entry: Entry, key: int) -> Stratified | Bernoulli:
@@ -173,7 +160,7 @@ def _listed(entry: Entry, pair: Pair) -> Built:
     coding, blob = encoder.finish()
     mask = ListedMask(keep=keep, score="magnitude", coding=coding, check=check.hexdigest(8))
     extra = {"positions": (Spec(dtype="U8", shape=(len(blob),)), [blob])}
-    return _pruned(entry, pair, _identity(entry, scan, digest) | {"mask": mask}, kept, extra)
+    return _pruned(entry, pair, identity(entry, scan.base_spec, digest) | {"mask": mask}, kept, extra)
 
 
 class _Kept:

@@ -16,9 +16,8 @@ from deltagram.errors import FormatError
 from deltagram.store import scales
 from deltagram.store.checkpoint import map_file
 from deltagram.store.codecs import ValueReader
-from deltagram.store.digest import whole_digest
 from deltagram.store.header import Header, header_text, read_header
-from deltagram.store.manifest import Manifest, features, manifest_digest, read_manifest
+from deltagram.store.manifest import Manifest, base_reference, base_tensors, features, manifest_digest, read_manifest
 from deltagram.store.parts import Part, damage, may_travel, part_specs, pattern_words, payload_digest
 from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
@@ -229,8 +228,8 @@ def _manifest(file: Path, header: Header) -> tuple[Manifest, str]:
         manifest = read_manifest(text)
         if manifest.text() != text:
             raise ValueError("the manifest is not in canonical form")
-        bases = manifest.base_digests()
-        if (manifest.base.digest, manifest.base.tensors) != (whole_digest(bases), len(bases)):
+        bases = base_tensors(manifest.tensors, manifest.dropped)
+        if manifest.base != base_reference(manifest.base.name, bases):
             raise ValueError("the manifest's base is not the one its tensors name")
         if manifest.requires != features(manifest.tensors):
             raise ValueError("the manifest's features are not those its tensors use")

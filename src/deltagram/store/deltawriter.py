@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO
 
 from blake3 import blake3
 
@@ -11,9 +11,8 @@ from deltagram.arrays import Spec
 from deltagram.store.deltafile import FORMAT, INDEX, NAME, index_bytes, shard_name
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.header import framed, header_text
+from deltagram.store.layout import SHARD_BYTES
 from deltagram.store.manifest import manifest_digest
-
-SHARD_BYTES: Final = 5_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from deltagram.arrays import DTYPES, Spec
 from deltagram.store.checkpoint import INDEX, SINGLE
 from deltagram.store.header import framed, header_text
 
+SHARD_BYTES = 5_000_000_000  # of data a file, as the Hub likes it
 METADATA = {"format": "pt"}  # what transformers asks of a file it loads
 
 

@@ -8,6 +8,7 @@ from blake3 import blake3
 from pydantic import Field, ValidationError
 
 from deltagram.arrays import Spec
+from deltagram.store.digest import whole_digest
 from deltagram.store.header import METADATA
 from deltagram.store.tensors import Digest, PrunedTensor, Shape, Size, StoredTensor, Strict
 
@@ -60,26 +61,33 @@ class Manifest(Strict):
     dropped: Mapping[str, DroppedTensor]
     tensors: Mapping[str, Annotated[StoredTensor, Field(discriminator="form")]]
 
-    def base_digests(self) -> dict[str, str]:
-        """Digest of every base tensor. Raises ValueError where entries disagree about one."""
-        found: dict[str, tuple[str, Spec]] = {
-            name: (gone.digest, Spec(dtype=gone.dtype, shape=tuple(gone.shape))) for name, gone in self.dropped.items()
-        }
-        for name, tensor in self.tensors.items():
-            if METADATA in (name, tensor.base_name) or METADATA in self.dropped:
-                raise ValueError(f"no tensor is named {METADATA}")
-            if tensor.base_name == name:
-                raise ValueError(f"{name} repeats its name as its base's")
-            if tensor.base_digest is None:
-                continue
-            source, said = tensor.base_name or name, (tensor.base_digest, tensor.base_spec)
-            if source in self.dropped or found.setdefault(source, said) != said:
-                raise ValueError(f"entries disagree about the base tensor {source}")
-        return {name: digest for name, (digest, _) in found.items()}
-
     def text(self) -> str:
         """The canonical JSON text: fields in the order of the format document, no spaces, nulls left out."""
         return json.dumps(self.model_dump(mode="json", exclude_none=True), separators=(",", ":"))
+
+
+def base_tensors(
+    tensors: Mapping[str, StoredTensor], dropped: Mapping[str, DroppedTensor]
+) -> dict[str, tuple[str, Spec]]:
+    """Digest and spec of every base tensor. Raises ValueError where entries disagree about one."""
+    found = {name: (gone.digest, Spec(dtype=gone.dtype, shape=tuple(gone.shape))) for name, gone in dropped.items()}
+    for name, tensor in tensors.items():
+        if METADATA in (name, tensor.base_name) or METADATA in dropped:
+            raise ValueError(f"no tensor is named {METADATA}")
+        if tensor.base_name == name:
+            raise ValueError(f"{name} repeats its name as its base's")
+        if tensor.base_digest is None:
+            continue
+        source, said = tensor.base_name or name, (tensor.base_digest, tensor.base_spec)
+        if source in dropped or found.setdefault(source, said) != said:
+            raise ValueError(f"entries disagree about the base tensor {source}")
+    return found
+
+
+def base_reference(name: str, tensors: Mapping[str, tuple[str, Spec]]) -> BaseModelRef:
+    """What a manifest says of its base as a whole."""
+    digest = whole_digest({tensor: digest for tensor, (digest, _) in tensors.items()})
+    return BaseModelRef(name=name, digest=digest, tensors=len(tensors))
 
 
 def manifest_digest(text: str) -> str:

@@ -29,19 +29,28 @@ _CHECK = "0" * 16
 def outline(entry: Entry, *, pack: bool) -> StoredTensor:
     """A manifest entry at least as long as the one `entry` will get."""
     base, tuned = entry.base, entry.tuned
-    fields: dict[str, Any] = {"shape": list(tuned.shape), "dtype": tuned.dtype, "digest": UNKNOWN}
     if base is None:
-        return WholeTensor.model_validate(fields)
-    fields |= {"base_digest": UNKNOWN}
-    fields |= {"base_name": None if entry.base_name == entry.name else entry.base_name}
-    fields |= {"base_shape": None if base.shape == tuned.shape else list(base.shape)}
-    fields |= {"base_dtype": None if base.dtype == tuned.dtype else base.dtype}
+        return WholeTensor(shape=list(tuned.shape), dtype=tuned.dtype, digest=UNKNOWN)
+    fields = identity(entry, base, UNKNOWN) | {"digest": UNKNOWN}
     if entry.form == "whole":
         return WholeTensor.model_validate(fields)
     if entry.form == "exact":
         return ExactTensor.model_validate(fields | {"tuned_digest": UNKNOWN})
     fields |= {"form": "pruned" if base.shape == tuned.shape else "resized", "mask": _mask(entry)}
     return PrunedTensor.model_validate(fields | {"values": StoredValues.of(entry.values, pack=pack)})
+
+
+def identity(entry: Entry, base: Spec, digest: str) -> dict[str, Any]:
+    """The fields that every tensor with a base has; `digest` is the base tensor's."""
+    tuned = entry.tuned
+    return {
+        "shape": list(tuned.shape),
+        "dtype": tuned.dtype,
+        "base_name": None if entry.base_name == entry.name else entry.base_name,
+        "base_shape": None if base.shape == tuned.shape else list(base.shape),
+        "base_dtype": None if base.dtype == tuned.dtype else base.dtype,
+        "base_digest": digest,
+    }
 
 
 def _mask(entry: Entry) -> StratifiedMask | BernoulliMask | ListedMask:

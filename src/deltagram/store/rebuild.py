@@ -13,6 +13,7 @@ from deltagram.errors import BaseError, FormatError
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
 from deltagram.store.deltafile import Delta
 from deltagram.store.digest import tensor_hasher
+from deltagram.store.manifest import base_tensors
 from deltagram.store.parts import damage
 from deltagram.store.tensors import ExactTensor, PrunedTensor, SameTensor, WholeTensor
 
@@ -24,15 +25,11 @@ def base_name(delta: Delta, name: str) -> str:
 
 def check_base_headers(delta: Delta, base: Checkpoint) -> None:
     """Raise BaseError unless the base has exactly the tensors the delta was made from, by name, shape and dtype."""
-    manifest = delta.manifest
-    expected = {name: (entry.dtype, tuple(entry.shape)) for name, entry in manifest.dropped.items()}
-    for name, tensor in manifest.tensors.items():
-        if tensor.base_digest is not None:
-            expected[tensor.base_name or name] = (tensor.base_spec.dtype, tensor.base_spec.shape)
-    for name, (dtype, shape) in sorted(expected.items()):
+    expected = base_tensors(delta.manifest.tensors, delta.manifest.dropped)
+    for name, (_, spec) in sorted(expected.items()):
         found = base.specs.get(name)
-        if found is None or (found.dtype, found.shape) != (dtype, shape):
-            raise wrong_base(delta, base, name, f"is {found}" if found else "is missing", f"{dtype} {shape}")
+        if found != spec:
+            raise wrong_base(delta, base, name, f"is {found}" if found else "is missing", str(spec))
     extra = sorted(set(base.specs) - set(expected))
     if extra:
         raise wrong_base(delta, base, extra[0], "is in this base", "no such tensor")
