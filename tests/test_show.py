@@ -8,7 +8,9 @@ import pytest
 
 from checkpoints import write_checkpoint
 from deltagram import show
-from deltagram.cli import app, parse_bytes
+from deltagram.cli import app
+from deltagram.commands.demo import show_demo
+from deltagram.commands.options import parse_bytes
 from deltagram.errors import SettingError
 from deltagram.records import Record
 
@@ -73,5 +75,5 @@ def test_sizes_are_written(count: float, text: str) -> None:
 def test_the_demo_table(capsys: pytest.CaptureFixture[str]) -> None:
     row: dict[str, Any] = {"variant": "V", "stored": "all", "bytes": 1000, "ratio": 1.0, "accuracy": 0.5}
     row |= {"prune_seconds": None, "restore_seconds": None}
-    show.show_demo(Record(job="demo", numbers={"rows": [row, row | {"bytes": None, "ratio": None}]}))
+    show_demo(Record(job="demo", numbers={"rows": [row, row | {"bytes": None, "ratio": None}]}))
     assert "1.0x" in capsys.readouterr().out

@@ -1,0 +1,53 @@
+"""Arguments and options that several commands share, and how a command ends."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from deltagram.errors import SettingError
+
+if TYPE_CHECKING:
+    from deltagram.records import Record
+
+BaseModel = Annotated[str, typer.Argument(metavar="BASE", help="Base model: directory, .safetensors file or Hub id.")]
+TunedModel = Annotated[str, typer.Argument(metavar="TUNED", help="Fine-tuned model.")]
+DeltaFolder = Annotated[Path, typer.Argument(metavar="DELTA", help="Delta directory.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable record, and nothing else, on stdout.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads (default: processors, eight at most).")]
+
+
+def emit(record: "Record", show: "Callable[[Record], None]", *, json: bool) -> None:
+    """Print a record: as one line of JSON, or as `show` puts it."""
+    if json:
+        print(record.line())
+    else:
+        show(record)
+
+
+def renames(texts: list[str] | None) -> list[tuple[str, str]]:
+    """`OLD=NEW` texts as pairs. Raises SettingError for one without '='."""
+    return [_rename(text) for text in texts or ()]
+
+
+def _rename(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals:
+        raise SettingError("--rename", f"{text!r} has no '='", expected="OLD=NEW, such as encoder.=bert.encoder.")
+    return old, new
+
+
+def parse_bytes(text: str) -> int:
+    """A size such as 20MB, 1.5GiB, 300kB or 4096, in bytes."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    number = text.strip().upper()
+    unit = number.lstrip("0123456789.").strip()
+    try:
+        size = int(float(number[: len(number) - len(unit)] if unit else number) * units[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise SettingError("--budget", f"{text!r} is not a size", expected="bytes, such as 20MB or 512KiB") from None
+    if size <= 0:
+        raise SettingError("--budget", f"{text!r} is not positive")
+    return size
