@@ -76,7 +76,8 @@ def tokenize(transformers: Any, folder: Path, texts: Sequence[str], *, max_lengt
     """Texts through the tokenizer in `folder`, cut at `max_length` tokens."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(_model_folder(folder), local_files_only=True)
     ids = tokenizer(list(texts), truncation=True, max_length=max_length, padding=False)["input_ids"]
-    return Tokens(ids=tuple(tuple(row) for row in ids), pad=tokenizer.pad_token_id)
+    pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
+    return Tokens(ids=tuple(tuple(row) for row in ids), pad=pad)
 
 
 def copy_tokenizer(transformers: Any, source: Path, out: Path) -> None:
