@@ -9,9 +9,15 @@ import typer
 from deltagram import show
 from deltagram.commands.options import (
     BaseModel,
+    Calibration,
     DeltaFolder,
+    Device,
     Force,
     Json,
+    Labels,
+    MaxLength,
+    Metric,
+    Texts,
     Threads,
     TunedModel,
     emit,
@@ -19,7 +25,14 @@ from deltagram.commands.options import (
     renames,
 )
 
+DIVIDE_BY = (
+    "dare (the kept share), a number, or a search: output (needs --calibration), labels (--labels), each one factor "
+    "or, with -layers, one a layer; distil or distil-rows (--calibration), fitted by gradient."
+)
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
     from deltagram.records import Record
@@ -109,13 +122,26 @@ def restore(
 
 def rescale(
     delta: DeltaFolder,
-    divide_by: Annotated[str, typer.Option(help="dare (each tensor's kept share), or a number.")],
+    divide_by: Annotated[str, typer.Option(help=DIVIDE_BY)],
+    base: Annotated[str | None, typer.Option(help="The base model, for a rule that measures.")] = None,
+    tuned: Annotated[str | None, typer.Option(help="The fine-tuned model; the rule labels needs none.")] = None,
+    calibration: Calibration = None,
+    labels: Labels = None,
+    metric: Metric = None,
+    texts: Texts = 64,
+    max_length: MaxLength = 128,
+    device: Device = "cpu",
     json: Json = False,
 ) -> None:
     """Change what kept values are divided by: replaces the small file of scales only."""
-    from deltagram import jobs  # noqa: PLC0415
+    from deltagram import hub, jobs  # noqa: PLC0415
 
-    record = jobs.rescale(delta, divide_by=divide_by)
+    with show.progress(quiet=json) as bar:
+        record = jobs.rescale(
+            delta, divide_by=divide_by, base=base and hub.locate(base), tuned=tuned and hub.locate(tuned),
+            calibration=calibration, labels=labels, metric=metric, texts=texts, max_length=max_length, device=device,
+            progress=bar,
+        )  # fmt: skip
     emit(record, show_rescale, json=json)
 
 
@@ -156,12 +182,29 @@ def show_verify(record: "Record") -> None:
 
 
 def show_rescale(record: "Record") -> None:
-    """One line of result."""
+    """The curve of a search if there was one, and one line of result."""
     n = record.numbers
+    if "search" in n:
+        show_search(n["search"])
+    took = f"{1000 * n['seconds']:.0f} ms" if n["seconds"] < 1 else f"{n['seconds']:.1f} s"
     show.out().print(
-        f"{show.plain(record.settings['delta'])}: {n['tensors']} tensors now divide by {record.settings['divide_by']} "
-        f"({1000 * n['seconds']:.0f} ms)"
+        f"{show.plain(record.settings['delta'])}: {n['tensors']} tensors now divide by "
+        f"{record.settings['divide_by']} ({took})"
     )
+
+
+def show_search(found: "Mapping[str, Any]") -> None:
+    """Divisor against error (or step against loss), what was taken, and what it took."""
+    page = show.out()
+    fitted = "start" in found
+    rows = show.table("step" if fitted else "divide by", found["measure"], "")
+    points = found["curve"][:: max(1, len(found["curve"]) // 12)] if fitted else found["curve"]
+    for point in points:
+        first = str(point["step"]) if fitted else f"{point['divide_by']:.5g}"
+        taken = not fitted and point["knob"] == found["knob"]
+        rows.add_row(first, f"{point['value']:.5g}", "<- taken" if taken else "")
+    page.print(rows)
+    page.print(f"{found['texts']} texts, {found['forward_passes']} forward passes over them")
 
 
 def show_inspect(record: "Record", *, tensors: bool) -> None:

@@ -18,6 +18,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print a machine-readable rec
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
 Threads = Annotated[int | None, typer.Option(min=1, max=256, help="Threads (default: processors, eight at most).")]
 
+Calibration = Annotated[
+    str | None,
+    typer.Option(help="Texts without labels: .jsonl, .csv, .tsv, .parquet, .txt, a folder or Hub id of datasets."),
+]
+Labels = Annotated[str | None, typer.Option(help="Labelled texts of the same kinds (columns text and label).")]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="With --labels: accuracy, balanced-accuracy, f1 or matthews; loss for a language model."),
+]
+Texts = Annotated[int, typer.Option(help="How many calibration texts a search looks at.")]
+MaxLength = Annotated[int, typer.Option(help="Tokens of a text at most.")]
+Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")]
+
 
 def emit(record: "Record", show: "Callable[[Record], None]", *, json: bool) -> None:
     """Print a record: as one line of JSON, or as `show` puts it."""

@@ -2,42 +2,74 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
+from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.planning import divisor_number
+from deltagram.jobs.search import RULES, check_rule, search
+from deltagram.jobs.variant import variant
+from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store import scales
 from deltagram.store.deltafile import Delta, open_delta
 from deltagram.store.staging import staged_file
-from deltagram.store.tensors import BernoulliMask, PrunedTensor
+from deltagram.store.tensors import PrunedTensor
 
 Divisors = Mapping[str, float | F64]
 
 
-def rescale(delta: Path | str, *, divide_by: float | str | Divisors) -> Record:
+def rescale(
+    delta: Path | str,
+    *,
+    divide_by: float | str | Divisors,
+    base: Path | str | None = None,
+    tuned: Path | str | None = None,
+    calibration: Path | str | None = None,
+    labels: Path | str | None = None,
+    metric: str | None = None,
+    texts: int = 64,
+    max_length: int = 128,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> Record:
     """Replace `scales.safetensors` alone, atomically: every kept value will be divided by `divide_by`.
 
-    `divide_by`: "dare" (each tensor's kept share), a number for all, or a mapping from tensor names to a number
-    or to one number a row; tensors it does not name keep theirs. DAREx-q, arXiv 2410.09344, 3.
+    `divide_by`: "dare" (each tensor's kept share), a number for all, a mapping from tensor names to a number or to one
+    number a row (tensors it does not name keep theirs), or a rule of `jobs.search.RULES`, which looks for divisors on
+    texts (`calibration`, the first `texts` of them) or labelled texts (`labels`, by `metric`), and needs `base` and,
+    but for "labels", `tuned`. `numbers` then holds the curve and the forward passes. DAREx-q, arXiv 2410.09344, 3.
 
-    Raises FormatError for a damaged delta, SettingError for a divisor or name that cannot be.
+    Raises FormatError for a damaged delta, SettingError for a divisor, name, rule or text that cannot be, BaseError for
+    another base, CheckpointError for a model that cannot be built; then nothing is written.
     """
     meter = Meter.start()
     opened = open_delta(delta)
     pruned = {name: t for name, t in opened.manifest.tensors.items() if isinstance(t, PrunedTensor)}
     if not pruned:
         raise SettingError(str(delta), "has no pruned tensor to rescale")
-    chosen = _divisors(opened, pruned, divide_by)
+    evidence = Evidence(calibration=calibration, labels=labels, metric=metric, texts=texts, max_length=max_length)
+    numbers: dict[str, Any] = {}
+    if isinstance(divide_by, str) and divide_by in RULES:
+        check_rule(divide_by, evidence, tuned=tuned is not None)
+        if base is None:
+            raise SettingError(f"--divide-by {divide_by}", "needs the base model", fix="give it with --base MODEL")
+        known = None if tuned is None else Path(tuned)
+        with variant(opened, Path(base), tuned=known, device=device) as live:
+            found = search(live, divide_by, evidence, progress=progress)
+        chosen, numbers = dict(found.divisors), {"search": found.numbers}
+    else:
+        chosen = _divisors(opened, pruned, divide_by)
     data = scales.scales_bytes(chosen, opened.digest)
-    path = Path(delta) / scales.NAME
-    with staged_file(path, force=True) as place:
+    with staged_file(Path(delta) / scales.NAME, force=True) as place:
         place.write_bytes(data)
     shown = divide_by if isinstance(divide_by, float | int | str) else sorted(divide_by)
-    numbers = {**meter.numbers(), "tensors": len(pruned), "scales_bytes": len(data)}
-    return Record(job="rescale", settings={"delta": str(delta), "divide_by": shown}, numbers=numbers)
+    numbers = {**meter.numbers(), "tensors": len(pruned), "scales_bytes": len(data), **numbers}
+    settings = {"delta": str(delta), "divide_by": shown, "base": str(base or ""), "tuned": str(tuned or "")}
+    return Record(job="rescale", settings=settings, numbers=numbers)
 
 
 def _divisors(delta: Delta, pruned: Mapping[str, PrunedTensor], divide_by: float | str | Divisors) -> dict[str, F64]:
@@ -52,12 +84,5 @@ def _divisors(delta: Delta, pruned: Mapping[str, PrunedTensor], divide_by: float
                 raise SettingError(f"divide-by of {name}", f"has shape {value.shape}", expected=f"() or {rows}")
         return {name: given.get(name, delta.divisors[name]) for name in pruned}
     if divide_by == "dare":
-        return {name: np.array(dare_divisor_of(tensor), np.float64) for name, tensor in pruned.items()}
+        return {name: np.array(tensor.dare_divisor, np.float64) for name, tensor in pruned.items()}
     return dict.fromkeys(pruned, np.array(divisor_number(divide_by), np.float64))
-
-
-def dare_divisor_of(tensor: PrunedTensor) -> float:
-    """The share of entries a stored mask keeps: its probability (Bernoulli) or its exact count (others)."""
-    if isinstance(tensor.mask, BernoulliMask):
-        return tensor.mask.threshold / (1 << 32)
-    return tensor.mask.keep / tensor.common.size

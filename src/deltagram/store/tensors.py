@@ -161,6 +161,18 @@ class PrunedTensor(_Tensor):
         return Spec(dtype=self.dtype, shape=(rows, *self.spec.shape[1:]))
 
     @property
+    def dare_divisor(self) -> float:
+        """DARE's divisor 1 - p: the mask's probability (Bernoulli) or its exact share of the entries (others)."""
+        if isinstance(self.mask, BernoulliMask):
+            return self.mask.threshold / WORDS
+        return self.mask.keep / self.common.size
+
+    @property
+    def default_divisor(self) -> float:
+        """What kept values are divided by unless told: DARE's divisor for random masks, 1 for chosen entries."""
+        return 1.0 if isinstance(self.mask, ListedMask) else self.dare_divisor
+
+    @property
     def extra(self) -> Spec:
         """The rows of the restored tensor that the base lacks."""
         rows = self.spec.shape[0] - self.common.shape[0] if self.spec.shape else 0

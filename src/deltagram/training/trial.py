@@ -37,6 +37,7 @@ class Trial:
         with libraries() as (torch, _):
             self._torch = torch
             self._dtypes = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+            self._names = {id(parameter): name for name, parameter in run.model.named_parameters()}
             self._stored = dict(stored)
             self._kept = {n: self._take(run.parameters[n], t, base_bits(t.base_name)) for n, t in stored.items()}
 
@@ -63,14 +64,33 @@ class Trial:
         """The pruned tensors."""
         return tuple(self._kept)
 
+    def rows(self, name: str) -> int:
+        """Rows of a pruned tensor that have a base: how many divisors it can have."""
+        kept = self._kept[name]
+        return max(1, self._stored[name].mask.size // kept.width)
+
     def set(self, divisors: Divisors) -> None:
         """Divide the kept values of each tensor named by one number, or by one a row."""
         torch = self._torch
         with torch.no_grad():
             for name, divisor in divisors.items():
-                kept, dtype = self._kept[name], self._dtypes[self._stored[name].spec.dtype]
+                kept = self._kept[name]
                 factor = torch.from_numpy(np.asarray(divisor, np.float32)).to(kept.values.device)
-                if factor.ndim:
-                    factor = factor[kept.positions // kept.width]
-                moved = (kept.base + kept.values / factor).to(dtype).float()
-                kept.parameter.data.view(-1)[kept.positions] = moved
+                kept.parameter.data.view(-1)[kept.positions] = self._moved(name, factor)
+
+    def scaled(self, divisors: Mapping[str, Any]) -> dict[str, Any]:
+        """The model's parameters under divisors that gradients flow into (torch tensors: a number, or one a row).
+
+        By parameter name, for `torch.func.functional_call`; what is on the model does not change.
+        """
+        found = {}
+        for name, divisor in divisors.items():
+            kept = self._kept[name]
+            flat = kept.parameter.data.view(-1).index_put((kept.positions,), self._moved(name, divisor))
+            found[self._names[id(kept.parameter)]] = flat.view(kept.parameter.shape)
+        return found
+
+    def _moved(self, name: str, divisor: Any) -> Any:
+        kept, dtype = self._kept[name], self._dtypes[self._stored[name].spec.dtype]
+        factor = divisor[kept.positions // kept.width] if divisor.ndim else divisor
+        return (kept.base + kept.values / factor).to(dtype).float()

@@ -1,0 +1,99 @@
+"""Texts, labelled or not, that a job may look at, as batches of a loaded model; and what is measured on them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deltagram.data.tables import class_index, read_table
+from deltagram.errors import SettingError
+from deltagram.training import outputs
+from deltagram.training.loaded import Batch, Loaded, batches
+from deltagram.training.metrics import METRICS, confusion
+
+LOSS: Final = "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The texts a search may look at, and how.
+
+    `calibration` and `labels` are files, folders or Hub ids (`data.tables`); `texts` is how many of the former a search
+    uses. For a language model `labels` are texts, and the metric is their `loss` a token.
+    """
+
+    calibration: Path | str | None = None
+    labels: Path | str | None = None
+    metric: str | None = None
+    texts: int = 64
+    max_length: int = 128
+
+    def __post_init__(self) -> None:
+        for name, value in (("--texts", self.texts), ("--max-length", self.max_length)):
+            if value < 1:
+                raise SettingError(name, f"is {value}", expected="a positive number")
+        if self.metric is not None and self.metric not in (*METRICS, LOSS):
+            raise SettingError("--metric", f"{self.metric!r} is unknown", expected=" or ".join((*METRICS, LOSS)))
+
+
+def calibration_batches(run: Loaded, evidence: Evidence, *, most: int | None = None) -> list[Batch]:
+    """The first `texts` (or `most`) calibration texts in batches. Raises SettingError for a file without any."""
+    if evidence.calibration is None:
+        raise SettingError("--calibration", "is missing", fix="give a file of texts")
+    table = read_table(evidence.calibration, labelled=False)
+    return batches(run, table.text[: most or evidence.texts], max_length=evidence.max_length)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Labelled texts in batches, and the metric of a model on them: `error` is lower, `metric` better if higher."""
+
+    batches: list[Batch]
+    metric: str
+    texts: int
+    error: Callable[[], float]
+
+
+def labelled(run: Loaded, evidence: Evidence) -> Labelled:
+    """What `run` (as it will be when asked) gets wrong on the labelled texts.
+
+    Raises SettingError for a model that is neither a classifier nor a language model, for unknown labels, and for a
+    metric that the model does not have.
+    """
+    if evidence.labels is None:
+        raise SettingError("--labels", "is missing", fix="give a file of labelled texts")
+    metric = evidence.metric or (LOSS if run.kind == "decoder" else "accuracy")
+    if (metric == LOSS) != (run.kind == "decoder"):
+        kind = "a language model" if run.kind == "decoder" else "a classifier"
+        expected = LOSS if run.kind == "decoder" else " or ".join(METRICS)
+        raise SettingError("--metric", f"is {metric} for {kind}", expected=expected)
+    if metric == LOSS:
+        table = read_table(evidence.labels, labelled=False)
+        made = batches(run, table.text, max_length=evidence.max_length)
+        return Labelled(
+            batches=made, metric=metric, texts=len(table.text), error=lambda: outputs.next_token_nll(run, made)
+        )
+    return _classified(run, evidence, metric, str(evidence.labels))
+
+
+def _classified(run: Loaded, evidence: Evidence, metric: str, source: str) -> Labelled:
+    if not run.classes or any(name.startswith(("classifier", "score")) for name in run.missing):
+        found = f"{type(run.model).__name__} is no trained classifier"
+        raise SettingError(source, f"cannot be predicted: {found}", fix="use --calibration with the rule output")
+    table = read_table(source, labelled=True)
+    truth = class_index(table.label or (), run.classes, source=source)
+    if len(set(truth)) < len(run.classes):
+        absent = [name for index, name in enumerate(run.classes) if index not in set(truth)]
+        raise SettingError(
+            source, f"has no label of {len(absent)} of the {len(run.classes)} classes: {', '.join(absent[:4])}",
+            expected="every class at least once", fix="add texts of those classes",
+        )  # fmt: skip
+    made = batches(run, table.text, max_length=evidence.max_length)
+    order = [sample for batch in made for sample in batch.samples]
+
+    def error() -> float:
+        found = outputs.predictions(run, made)
+        counts = confusion(found[order], [truth[i] for i in order], classes=len(run.classes))
+        return -METRICS[metric](counts)
+
+    return Labelled(batches=made, metric=metric, texts=len(table.text), error=error)

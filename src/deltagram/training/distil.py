@@ -1,0 +1,101 @@
+"""Scales fitted by gradient, so that the pruned model says what the fine-tuned one says; texts need no labels."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deltagram.arrays import F64
+from deltagram.errors import SettingError
+from deltagram.training.huggingface import libraries
+from deltagram.training.loaded import Batch, Loaded
+from deltagram.training.trial import Divisors, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the fine-tuned model gives for one batch: hidden states `token feature`, logits if it has a head."""
+
+    hidden: Any
+    logits: Any
+
+
+def targets(run: Loaded, batches: Sequence[Batch]) -> list[Target]:
+    """Run the fine-tuned model once: what `distil` fits to."""
+    with libraries() as (torch, _), torch.inference_mode():
+        found = [_outputs(torch, run, batch, {}) for batch in batches]
+    return [
+        Target(hidden=hidden.clone(), logits=None if logits is None else logits.clone()) for hidden, logits in found
+    ]
+
+
+def distil(
+    run: Loaded,
+    trial: Trial,
+    batches: Sequence[Batch],
+    expected: Sequence[Target],
+    *,
+    start: Divisors,
+    steps: int,
+    by_row: frozenset[str] = frozenset(),
+    learning_rate: float = 0.05,
+) -> Iterator[tuple[int, float, dict[str, F64]]]:
+    """Fit one factor a tensor (one a row for those in `by_row`) to `expected`, from the divisors `start`.
+
+    Each step takes the next batch and an Adam step on log-factors, under a learning rate that falls to zero along a
+    half cosine. The loss is the squared error of the last hidden states over their mean square, plus, where the model
+    has a head, the Kullback-Leibler divergence of its predictions from the fine-tuned model's. Yields the step, its
+    loss and the divisors after it; the model is left as it was. Raises SettingError where the loss is not finite.
+
+    One trained scale a matrix: Liu et al., BitDelta (arXiv 2402.10193), there for signs; here for any kept values.
+    """
+    with libraries() as (torch, _):
+        names = trial.names
+        shapes = {name: (trial.rows(name),) if name in by_row else () for name in names}
+        logs = {name: torch.zeros(shapes[name], requires_grad=True) for name in names}
+        begin = {name: torch.from_numpy(np.asarray(start[name], np.float32)) for name in names}
+        optimizer = torch.optim.Adam(logs.values(), lr=learning_rate, foreach=True)
+        for step in range(steps):
+            batch, target = batches[step % len(batches)], expected[step % len(batches)]
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.zero_grad(set_to_none=True)
+            weights = trial.scaled({name: begin[name] / logs[name].exp() for name in names})
+            loss = _loss(torch, *_outputs(torch, run, batch, weights), target)
+            if not math.isfinite(loss.item()):
+                raise SettingError("the texts", f"lead to a loss of {loss.item()}", fix="check model and texts")
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                now = {n: np.asarray((begin[n] / logs[n].exp()).cpu(), np.float64) for n in names}
+            yield step + 1, loss.item(), now
+
+
+def _outputs(torch: Any, run: Loaded, batch: Batch, weights: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Hidden states of the real tokens, and logits (of the real tokens for a language model; None without a head)."""
+    real = batch.mask.bool()
+    inputs = {"input_ids": batch.ids, "attention_mask": batch.mask, "output_hidden_states": True}
+    told = torch.func.functional_call(run.model, dict(weights), args=(), kwargs=inputs)
+    hidden = told.hidden_states[-1][real]
+    logits = getattr(told, "logits", None)
+    if logits is not None and run.kind == "decoder":
+        logits = logits[real]
+    return hidden, logits
+
+
+def _loss(torch: Any, hidden: Any, logits: Any, target: Target) -> Any:
+    change = (hidden - target.hidden).square().mean() / target.hidden.square().mean()
+    if logits is None or logits.shape[-1] < 2:
+        return change
+    log = torch.nn.functional.log_softmax
+    divergence = torch.nn.functional.kl_div(
+        log(logits.float(), -1), log(target.logits.float(), -1), reduction="batchmean", log_target=True
+    )
+    return change + divergence
+
+
+def chosen_by_row(rows: Mapping[str, int], kept: Mapping[str, int], *, least: int = 4) -> frozenset[str]:
+    """Tensors whose rows keep at least `least` values each: where one more scale a row can pay."""
+    return frozenset(name for name in rows if kept[name] >= least * rows[name])
