@@ -97,7 +97,8 @@ def _swept(variant: Variant, rule: str, measure: _Measure, family: _Family, prog
     trial.set(family.divisors(chosen.knob))
     numbers = {
         "rule": rule, "measure": measure.name, "texts": measure.texts, "knob": chosen.knob,
-        "value": measure.sign * chosen.error, "curve": [_point(variant, family, point, measure.sign) for point in tried],
+        "value": measure.sign * chosen.error,
+        "curve": [_point(variant, family, point, measure.sign) for point in tried],
         "forward_passes": len(tried) + measure.passes + family.passes,
     }  # fmt: skip
     return Found(
