@@ -24,11 +24,11 @@ STEP = 0.001  # of the published scan
 
 
 def per_row_q(terms: ArrayLike, *, keep: float, eta: float, gamma: float = 0.05, most: float = 0.999) -> F64:
-    """Eq. 5 solved exactly for each neuron of `terms` `(row, col)`; of two zeros of the bracket, the smaller q.
+    """Eq. 5 solved exactly for each neuron of `terms` `(row, col)`.
 
-    In u = 1/q the bracket is a u^2 - b u + k, a = eta^2 Phi Q/4, b = eta (1-p) S, k = log(2/gamma) + eta S, on
-    1/most <= u <= 1/(1-p): its zeros where they lie inside, else its least or its ends. Raises ValueError for settings
-    out of range.
+    In u = 1/q the bracket is a u^2 - b u + k, a = eta^2 Phi Q/4, b = eta (1-p) S, k = log(2/gamma) + eta S. Where
+    S > 0 it is positive and least at u = b/2a, that is q = eta Phi Q / (2 (1-p) S). Where S <= 0 it rises with u: q is
+    `most`, unless k is so negative that the bracket has its zero below. Raises ValueError for settings out of range.
 
     >>> per_row_q([[0.002] * 100, [-0.002] * 100], keep=0.01, eta=1.0).round(4).tolist()
     [0.0213, 0.999]
@@ -37,23 +37,13 @@ def per_row_q(terms: ArrayLike, *, keep: float, eta: float, gamma: float = 0.05,
     total, squares = sums(terms)
     a, b = eta**2 * phi(keep) * squares / 4, eta * keep * total
     k = math.log(2 / gamma) + eta * total
-    low, high = 1 / most, 1 / keep
-    points = np.stack([np.full_like(a, high), *_stationary(a, b, k), np.full_like(a, low)])
-    points = np.clip(np.where(np.isfinite(points), points, high), low, high)
-    size = np.abs((a * points - b) * points + k)
-    rounding = np.finfo(np.float64).eps * 8 * (a * points**2 + np.abs(b * points) + np.abs(k))
-    size[size <= rounding] = 0.0  # a zero, but for rounding: the first of two is taken
-    found = np.take_along_axis(points, np.argmin(size, axis=0)[np.newaxis], axis=0)[0]
-    return np.asarray(1 / found)
-
-
-def _stationary(a: F64, b: F64, k: F64) -> tuple[F64, F64, F64]:
-    """Larger zero, smaller zero and vertex of a u^2 - b u + k; NaN or infinite where there is none."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        root = np.sqrt(b**2 - 4 * a * k)
-        far = (b + np.copysign(root, b)) / 2  # without cancellation: the zeros are far/a and k/far
-        zeros = np.stack([far / a, k / far])
-        return zeros.max(0), zeros.min(0), b / (2 * a)
+    below = np.minimum(k, 0.0)
+    root = np.sqrt(b**2 - 4 * a * below)
+    # without cancellation as b <= 0 there; k = 0 or more gives 0, which is clipped to the cap
+    zero = np.divide(2 * below, b - root, out=np.zeros_like(b), where=b < root)
+    least = np.divide(b, 2 * a, out=np.full_like(b, np.inf), where=a > 0)
+    u = np.where((total > 0) | (squares == 0), least, zero)
+    return np.asarray(1 / np.clip(u, 1 / most, 1 / keep))
 
 
 def per_layer_q(terms: ArrayLike, *, keep: float, eta: float, gamma: float = 0.05, most: float = 0.999) -> float:
