@@ -29,6 +29,12 @@ def phi(keep: ArrayLike) -> F64:
     return np.asarray(np.where(away == 0, 0.5, np.where(np.abs(away) < 0.5, near, far)))
 
 
+def deviation(squares: ArrayLike, *, keep: ArrayLike, divide_by: ArrayLike, gamma: ArrayLike) -> F64:
+    """(1/q) sqrt(Phi(p) Q log(2/gamma)), which |h - E h| exceeds with probability gamma at most (Kearns and Saul)."""
+    _, q = check_keep(keep, divide_by)
+    return np.asarray(np.sqrt(phi(keep) * np.asarray(squares) * _log(gamma)) / q)
+
+
 def kearns_saul(
     total: ArrayLike, squares: ArrayLike, *, keep: ArrayLike, divide_by: ArrayLike, gamma: ArrayLike
 ) -> F64:
@@ -40,8 +46,8 @@ def kearns_saul(
     107.4
     """
     share, q = check_keep(keep, divide_by)
-    spread = np.sqrt(phi(keep) * np.asarray(squares) * _log(gamma))
-    return np.asarray(np.abs(1 - share / q) * np.abs(total) + spread / q)
+    spread = deviation(squares, keep=keep, divide_by=divide_by, gamma=gamma)
+    return np.asarray(np.abs(1 - share / q) * np.abs(total) + spread)
 
 
 def bernstein(

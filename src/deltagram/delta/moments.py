@@ -15,7 +15,7 @@ from deltagram.arrays import F64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class Moments:
     """Mean and variance over masks of output changes, one a neuron and token (any shape)."""
 
     mean: F64
@@ -67,21 +67,21 @@ def layer_sums(delta: ArrayLike, inputs: ArrayLike) -> tuple[F64, F64]:
     return np.asarray(np.mean((x @ w.T) ** 2, axis=0)), np.asarray(w**2 @ np.mean(x**2, axis=0))
 
 
-def bernoulli(total: ArrayLike, squares: ArrayLike, *, keep: ArrayLike, divide_by: ArrayLike) -> Change:
+def bernoulli(total: ArrayLike, squares: ArrayLike, *, keep: ArrayLike, divide_by: ArrayLike) -> Moments:
     """E h = (1 - keep/q) S and Var h = keep (1 - keep) Q / q^2, for masks that keep each entry independently.
 
     Derived from DAREx Eq. 1 with delta_j of mean `keep` and variance keep (1 - keep); all arrays broadcast.
 
-    >>> change = bernoulli(3.0, 21.0, keep=0.25, divide_by=0.5)
-    >>> float(change.mean), float(change.variance)
+    >>> found = bernoulli(3.0, 21.0, keep=0.25, divide_by=0.5)
+    >>> float(found.mean), float(found.variance)
     (1.5, 15.75)
     """
     share, q = check_keep(keep, divide_by)
     mean = (1 - share / q) * np.asarray(total, np.float64)
-    return Change(mean=np.asarray(mean), variance=mean * 0 + share * (1 - share) / q**2 * np.asarray(squares))
+    return Moments(mean=np.asarray(mean), variance=mean * 0 + share * (1 - share) / q**2 * np.asarray(squares))
 
 
-def fixed_count(terms: ArrayLike, *, kept: int, divide_by: ArrayLike) -> Change:
+def fixed_count(terms: ArrayLike, *, kept: int, divide_by: ArrayLike) -> Moments:
     """The same for masks that keep exactly `kept` of the n entries of `terms` `(..., col)`, every choice as likely.
 
     With k = kept/n: E h = (1 - k/q) S, Var h = k (1 - k) n/(n-1) sum_j (c_j - mean c)^2 / q^2: what the terms have in
@@ -92,10 +92,10 @@ def fixed_count(terms: ArrayLike, *, kept: int, divide_by: ArrayLike) -> Change:
     share, q = check_keep(kept / n, divide_by)
     spread = np.var(c, axis=-1) * n
     factor = share * (1 - share) * n / max(1, n - 1)
-    return Change(mean=np.asarray((1 - share / q) * c.sum(-1)), variance=np.asarray(factor * spread / q**2))
+    return Moments(mean=np.asarray((1 - share / q) * c.sum(-1)), variance=np.asarray(factor * spread / q**2))
 
 
-def stratified(terms: ArrayLike, *, kept: int, divide_by: ArrayLike) -> Change:
+def stratified(terms: ArrayLike, *, kept: int, divide_by: ArrayLike) -> Moments:
     """The same for `masks.Stratified`: one entry in each of `kept` strata of `terms` `(..., col)`, all as likely.
 
     E h = S - sum_s mean_s / q, Var h = sum_s var_s / q^2, with mean and variance (by its length) of stratum s.
@@ -110,7 +110,7 @@ def stratified(terms: ArrayLike, *, kept: int, divide_by: ArrayLike) -> Change:
     away = (c - np.repeat(means, lengths, axis=-1)) ** 2
     variance = (np.add.reduceat(away, starts[:-1], axis=-1) / lengths).sum(-1)
     q = np.asarray(divide_by, np.float64)
-    return Change(mean=np.asarray(c.sum(-1) - means.sum(-1) / q), variance=np.asarray(variance / q**2))
+    return Moments(mean=np.asarray(c.sum(-1) - means.sum(-1) / q), variance=np.asarray(variance / q**2))
 
 
 def mean_square(signal: ArrayLike, squares: ArrayLike, *, keep: ArrayLike, divide_by: ArrayLike) -> F64:
