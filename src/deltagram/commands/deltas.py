@@ -24,6 +24,7 @@ from deltagram.commands.options import (
     parse_bytes,
     renames,
 )
+from deltagram.commands.outputs import show_outputs
 
 DIVIDE_BY = (
     "dare (the kept share), a number, or a search: output (needs --calibration), labels (--labels), each one factor "
@@ -79,13 +80,19 @@ def prune(
 def inspect(
     delta: DeltaFolder,
     tensors: Annotated[bool, typer.Option("--tensors", help="One line a tensor.")] = False,
+    calibration: Annotated[
+        str | None, typer.Option(help="Texts: also measure how pruning moves each layer's output on them.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="With --calibration: the base model.")] = None,
+    tuned: Annotated[str | None, typer.Option(help="With --calibration: the fine-tuned model.")] = None,
     json: Json = False,
 ) -> None:
     """Identity, plan, statistics, and bytes against the entropy bound; needs no base."""
-    from deltagram import jobs  # noqa: PLC0415
+    from deltagram import hub, jobs  # noqa: PLC0415
 
     with show.progress(quiet=json) as bar:
-        record = jobs.inspect(delta, progress=bar)
+        models = {n: None if m is None else hub.locate(m) for n, m in (("base", base), ("tuned", tuned))}
+        record = jobs.inspect(delta, calibration=calibration, **models, progress=bar)
     emit(record, lambda found: show_inspect(found, tensors=tensors), json=json)
 
 
@@ -230,6 +237,7 @@ def show_inspect(record: "Record", *, tensors: bool) -> None:
     if tensors:
         page.print()
         page.print(_tensor_table(record))
+    show_outputs(record, page)
 
 
 def _tensor_table(record: "Record") -> "Table":

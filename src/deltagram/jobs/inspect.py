@@ -9,6 +9,8 @@ import numpy as np
 from deltagram.arrays import U64
 from deltagram.delta import backend
 from deltagram.delta.masks import BLOCK
+from deltagram.errors import SettingError
+from deltagram.jobs.layers import finding, layer_changes
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.deltafile import Delta, open_delta
@@ -16,14 +18,26 @@ from deltagram.store.parts import damage
 from deltagram.store.tensors import ListedMask, PrunedTensor, StoredTensor
 
 
-def inspect(delta: Path | str, *, progress: Progress = SILENT) -> Record:
+def inspect(
+    delta: Path | str,
+    *,
+    calibration: Path | str | None = None,
+    base: Path | str | None = None,
+    tuned: Path | str | None = None,
+    progress: Progress = SILENT,
+) -> Record:
     """Identity, forms and bytes of a delta; each tensor's statistics and entropy bound.
+
+    With `calibration` (texts: JSON lines, CSV, Parquet, ...), `base` and `tuned`, the tensors of linear layers also
+    have `output`: how much pruning moves the layer's output, predicted and measured (`jobs.layers.layer_changes`).
 
     The bound of a tensor is log2 C(entries, kept) bits for listed positions (none for seeded masks) plus the
     order-0 entropy of the byte symbols of its stored values: exponents and mantissas, or codes and scales.
-    Raises FormatError for a delta whose structure is damaged (`verify` checks the rest).
+    Raises FormatError for a delta whose structure is damaged (`verify` checks the rest), SettingError for one of
+    the three without the others, and what `layer_changes` raises.
     """
     meter = Meter.start()
+    models = _together(calibration, base, tuned)
     opened = open_delta(delta)
     manifest = opened.manifest
     backend.prepare(progress=progress)
@@ -31,6 +45,11 @@ def inspect(delta: Path | str, *, progress: Progress = SILENT) -> Record:
     for done, (name, tensor) in enumerate(manifest.tensors.items(), 1):
         rows[name] = _row(opened, name, tensor) | _statistics(opened, name, tensor)
         progress.advance("reading", done, len(manifest.tensors))
+    found: dict[str, Any] = {}
+    if models is not None:
+        outputs = layer_changes(opened, *models, progress=progress)
+        rows |= {name: rows[name] | {"output": row} for name, row in outputs.items()}
+        found = {"calibration": finding(outputs)}
     dense = sum(tensor.spec.nbytes for tensor in manifest.tensors.values())
     forms: dict[str, int] = {}
     for tensor in manifest.tensors.values():
@@ -42,8 +61,27 @@ def inspect(delta: Path | str, *, progress: Progress = SILENT) -> Record:
         "created_by": manifest.created_by, "requires": manifest.requires, "forms": forms,
         "bound_bytes": sum(row["bound_bytes"] for row in rows.values()),
         "dropped": sorted(manifest.dropped), "files": {name: f.stored for name, f in manifest.files.items()},
+        **found,
     }  # fmt: skip
-    return Record(job="inspect", settings={"delta": str(delta)}, seed=manifest.seed, numbers=numbers, tensors=rows)
+    given = {"calibration": calibration, "base": base, "tuned": tuned}
+    settings = {"delta": str(delta)} | {name: str(path) for name, path in given.items() if path is not None}
+    return Record(job="inspect", settings=settings, seed=manifest.seed, numbers=numbers, tensors=rows)
+
+
+def _together(
+    calibration: Path | str | None, base: Path | str | None, tuned: Path | str | None
+) -> tuple[Path | str, Path | str, Path | str] | None:
+    """Base, fine-tuned model and texts, as `layer_changes` takes them; None if none is given."""
+    if calibration is None and base is None and tuned is None:
+        return None
+    if calibration is None or base is None or tuned is None:
+        given = {"--calibration": calibration, "--base": base, "--tuned": tuned}
+        missing = [option for option, path in given.items() if path is None]
+        raise SettingError(
+            "inspect", f"needs {' and '.join(missing)} beside {' and '.join(o for o in given if o not in missing)}",
+            fix="give all three to see how pruning moves the outputs of layers, or none",
+        )  # fmt: skip
+    return base, tuned, calibration
 
 
 def _row(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
