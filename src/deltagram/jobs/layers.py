@@ -23,6 +23,7 @@ from deltagram.training.activations import linear_weights, visit_inputs
 from deltagram.training.loaded import Loaded, batches, loaded
 
 MAX_LENGTH = 128
+AT_ONCE = 1 << 22  # outputs of a layer in memory
 NOTICEABLE = 0.1  # of a layer's output
 
 
@@ -78,11 +79,12 @@ def _open(delta: Delta, base: Path | str, tuned: Path | str) -> _Models:
         found = "is a lone file, which does not say how to build its model"
         raise CheckpointError(str(tuned), found, expected="a model folder with config.json and tokenizer")
     check_base_headers(delta, models.base)
-    for name, entry in delta.manifest.tensors.items():
-        found_spec = models.tuned.specs.get(name)
-        if found_spec != entry.spec:
+    stored = {name: entry.spec for name, entry in delta.manifest.tensors.items()}
+    for name in sorted(stored.keys() | models.tuned.specs.keys()):
+        spec, expected = models.tuned.specs.get(name), stored.get(name)
+        if spec != expected:
             raise PlanError(
-                name, f"is {found_spec}" if found_spec else f"is missing in {tuned}", expected=str(entry.spec),
+                name, f"is {spec or 'missing'} in {tuned}", expected=f"{expected or 'no such tensor'}",
                 fix=f"give the model the delta was made from: {delta.manifest.tuned.name}",
             )  # fmt: skip
     return models
@@ -114,10 +116,13 @@ def _rows(
         if name not in layers:
             return
         x: F32 = inputs.cpu().numpy()
-        found, changes = measure(_matrices(models, layers[name]), x, _divisors(models, layers[name]))
-        sums[name] = sums.get(name, Sums()) + found
-        before = divided.get(name, {})
-        divided[name] = {key: before.get(key, Divided()) + change for key, change in changes.items()}
+        layer, divisors = _matrices(models, layers[name]), _divisors(models, layers[name])
+        step = max(1, AT_ONCE // max(1, len(layer.delta)))
+        for first in range(0, len(x), step):
+            found, changes = measure(layer, x[first : first + step], divisors)
+            sums[name] = sums.get(name, Sums()) + found
+            before = divided.get(name, {})
+            divided[name] = {key: before.get(key, Divided()) + change for key, change in changes.items()}
         done += 1
         progress.advance("layers", min(done, total), total)
 
