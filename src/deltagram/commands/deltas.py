@@ -80,19 +80,22 @@ def prune(
 def inspect(
     delta: DeltaFolder,
     tensors: Annotated[bool, typer.Option("--tensors", help="One line a tensor.")] = False,
-    calibration: Annotated[
-        str | None, typer.Option(help="Texts: also measure how pruning moves each layer's output on them.")
-    ] = None,
+    calibration: Calibration = None,
     base: Annotated[str | None, typer.Option(help="With --calibration: the base model.")] = None,
     tuned: Annotated[str | None, typer.Option(help="With --calibration: the fine-tuned model.")] = None,
+    texts: Texts = 64,
+    max_length: MaxLength = 128,
+    device: Device = "cpu",
     json: Json = False,
 ) -> None:
-    """Identity, plan, statistics, and bytes against the entropy bound; needs no base."""
+    """Identity, plan, statistics, bytes against the entropy bound; with texts, each layer's output change and why."""
     from deltagram import hub, jobs  # noqa: PLC0415
 
     with show.progress(quiet=json) as bar:
-        models = {n: None if m is None else hub.locate(m) for n, m in (("base", base), ("tuned", tuned))}
-        record = jobs.inspect(delta, calibration=calibration, **models, progress=bar)
+        record = jobs.inspect(
+            delta, calibration=calibration, base=base and hub.locate(base), tuned=tuned and hub.locate(tuned),
+            texts=texts, max_length=max_length, device=device, progress=bar,
+        )  # fmt: skip
     emit(record, lambda found: show_inspect(found, tensors=tensors), json=json)
 
 

@@ -10,6 +10,7 @@ from deltagram.arrays import U64
 from deltagram.delta import backend
 from deltagram.delta.masks import BLOCK
 from deltagram.errors import SettingError
+from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.layers import finding, layer_changes
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
@@ -24,12 +25,15 @@ def inspect(
     calibration: Path | str | None = None,
     base: Path | str | None = None,
     tuned: Path | str | None = None,
+    texts: int = 64,
+    max_length: int = 128,
+    device: str = "cpu",
     progress: Progress = SILENT,
 ) -> Record:
     """Identity, forms and bytes of a delta; each tensor's statistics and entropy bound.
 
-    With `calibration` (texts: JSON lines, CSV, Parquet, ...), `base` and `tuned`, the tensors of linear layers also
-    have `output`: how much pruning moves the layer's output, predicted and measured (`jobs.layers.layer_changes`).
+    With `calibration` (texts, of which the first `texts` are used), `base` and `tuned`, the tensors of linear layers
+    also have `output`: how much pruning moves the layer's output, predicted and measured (`layers.layer_changes`).
 
     The bound of a tensor is log2 C(entries, kept) bits for listed positions (none for seeded masks) plus the
     order-0 entropy of the byte symbols of its stored values: exponents and mantissas, or codes and scales.
@@ -38,6 +42,7 @@ def inspect(
     """
     meter = Meter.start()
     models = _together(calibration, base, tuned)
+    evidence = Evidence(calibration=calibration, texts=texts, max_length=max_length)
     opened = open_delta(delta)
     manifest = opened.manifest
     backend.prepare(progress=progress)
@@ -47,7 +52,7 @@ def inspect(
         progress.advance("reading", done, len(manifest.tensors))
     found: dict[str, Any] = {}
     if models is not None:
-        outputs = layer_changes(opened, *models, progress=progress)
+        outputs = layer_changes(opened, *models, evidence, device=device, progress=progress)
         rows |= {name: rows[name] | {"output": row} for name, row in outputs.items()}
         found = {"calibration": finding(outputs)}
     dense = sum(tensor.spec.nbytes for tensor in manifest.tensors.values())
@@ -70,8 +75,8 @@ def inspect(
 
 def _together(
     calibration: Path | str | None, base: Path | str | None, tuned: Path | str | None
-) -> tuple[Path | str, Path | str, Path | str] | None:
-    """Base, fine-tuned model and texts, as `layer_changes` takes them; None if none is given."""
+) -> tuple[Path, Path] | None:
+    """Base and fine-tuned model, if texts are given too; None if nothing is given."""
     if calibration is None and base is None and tuned is None:
         return None
     if calibration is None or base is None or tuned is None:
@@ -81,7 +86,7 @@ def _together(
             "inspect", f"needs {' and '.join(missing)} beside {' and '.join(o for o in given if o not in missing)}",
             fix="give all three to see how pruning moves the outputs of layers, or none",
         )  # fmt: skip
-    return base, tuned, calibration
+    return Path(base), Path(tuned)
 
 
 def _row(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
