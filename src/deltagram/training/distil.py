@@ -9,6 +9,7 @@ import numpy as np
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
+from deltagram.seeds import key, words
 from deltagram.training.huggingface import libraries
 from deltagram.training.loaded import Batch, Loaded
 from deltagram.training.trial import Divisors, Trial
@@ -57,12 +58,11 @@ def distil(
         logs = {name: torch.zeros(shapes[name], requires_grad=True) for name in names}
         begin = {name: torch.from_numpy(np.asarray(start[name], np.float32)) for name in names}
         optimizer = torch.optim.Adam(logs.values(), lr=learning_rate, foreach=True)
-        for step in range(steps):
-            batch, target = batches[step % len(batches)], expected[step % len(batches)]
+        for step, (batch, target) in enumerate(_turns(batches, expected, steps=steps)):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = learning_rate * _slope(step, steps)
             optimizer.zero_grad(set_to_none=True)
-            weights = trial.scaled({name: begin[name] / logs[name].exp() for name in names})
+            weights = trial.weights({name: begin[name] / logs[name].exp() for name in names})
             loss = _loss(torch, *_outputs(torch, run, batch, weights), target)
             if not math.isfinite(loss.item()):
                 raise SettingError("the texts", f"lead to a loss of {loss.item()}", fix="check model and texts")
@@ -71,6 +71,56 @@ def distil(
             with torch.no_grad():
                 now = {n: np.asarray((begin[n] / logs[n].exp()).cpu(), np.float64) for n in names}
             yield step + 1, loss.item(), now
+
+
+def refit(
+    run: Loaded,
+    trial: Trial,
+    batches: Sequence[Batch],
+    expected: Sequence[Target],
+    *,
+    divisors: Divisors,
+    steps: int,
+    learning_rate: float = 0.1,
+) -> Iterator[tuple[int, float]]:
+    """Fit the kept values themselves to `expected`, their divisors fixed; positions stay, so no byte is added.
+
+    Adam, a rate of `learning_rate` times the root mean square of a tensor's values, falling to zero along a half
+    cosine; the loss is that of `distil`. Yields each step and its loss; in the end `trial` holds the fitted values.
+    Raises SettingError where the loss is not finite.
+
+    Not of DAREx: distillation (Hinton et al., arXiv 1503.02531) into a sparse delta, whose positions are given.
+    """
+    with libraries() as (torch, _):
+        fitted = {name: trial.values(name).clone().requires_grad_() for name in trial.names}
+        factor = {n: torch.from_numpy(np.asarray(divisors[n], np.float32)).to(v.device) for n, v in fitted.items()}
+        rates = {name: learning_rate * float(v.detach().square().mean().sqrt()) for name, v in fitted.items()}
+        optimizer = torch.optim.Adam([{"params": [fitted[name]], "lr": rates[name]} for name in fitted])
+        for step, (batch, target) in enumerate(_turns(batches, expected, steps=steps)):
+            for group, rate in zip(optimizer.param_groups, rates.values(), strict=True):
+                group["lr"] = rate * _slope(step, steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss = _loss(torch, *_outputs(torch, run, batch, trial.weights(factor, fitted)), target)
+            if not math.isfinite(loss.item()):
+                raise SettingError("the texts", f"lead to a loss of {loss.item()}", fix="check model and texts")
+            loss.backward()
+            optimizer.step()
+            yield step + 1, loss.item()
+        trial.replace_values({name: value.detach() for name, value in fitted.items()})
+        trial.set(divisors)
+
+
+def _turns(batches: Sequence[Batch], expected: Sequence[Target], *, steps: int) -> Iterator[tuple[Batch, Target]]:
+    """Batches and their targets, all of them once a pass, each pass in another order."""
+    for step in range(steps):
+        turn, place = divmod(step, len(batches))
+        order = np.argsort(words(key(0, f"distil/{turn}"), 0, len(batches)), kind="stable")
+        yield batches[order[place]], expected[order[place]]
+
+
+def _slope(step: int, steps: int) -> float:
+    """A half cosine from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _outputs(torch: Any, run: Loaded, batch: Batch, weights: Mapping[str, Any]) -> tuple[Any, Any]:

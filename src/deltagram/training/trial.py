@@ -1,7 +1,7 @@
 """A pruned delta on a live model, whose divisors can be set again and again in O(kept); no checkpoint is read again."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -76,21 +76,30 @@ class Trial:
             for name, divisor in divisors.items():
                 kept = self._kept[name]
                 factor = torch.from_numpy(np.asarray(divisor, np.float32)).to(kept.values.device)
-                kept.parameter.data.view(-1)[kept.positions] = self._moved(name, factor)
+                kept.parameter.data.view(-1)[kept.positions] = self._moved(name, factor, kept.values)
 
-    def scaled(self, divisors: Mapping[str, Any]) -> dict[str, Any]:
-        """The model's parameters under divisors that gradients flow into (torch tensors: a number, or one a row).
+    def values(self, name: str) -> Any:
+        """The kept values of a tensor, unscaled, a float32 torch tensor."""
+        return self._kept[name].values
 
-        By parameter name, for `torch.func.functional_call`; what is on the model does not change.
+    def replace_values(self, values: Mapping[str, Any]) -> None:
+        """Keep other values from now on (what is on the model changes with the next `set`)."""
+        self._kept |= {name: replace(self._kept[name], values=found) for name, found in values.items()}
+
+    def weights(self, divisors: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The model's parameters under divisors (a number, or one a row) and values that gradients flow into.
+
+        Both torch tensors; by parameter name, for `torch.func.functional_call`. The model itself does not change.
         """
         found = {}
         for name, divisor in divisors.items():
             kept = self._kept[name]
-            flat = kept.parameter.data.view(-1).index_put((kept.positions,), self._moved(name, divisor))
+            moved = self._moved(name, divisor, kept.values if values is None else values[name])
+            flat = kept.parameter.data.view(-1).index_put((kept.positions,), moved)
             found[self._names[id(kept.parameter)]] = flat.view(kept.parameter.shape)
         return found
 
-    def _moved(self, name: str, divisor: Any) -> Any:
+    def _moved(self, name: str, divisor: Any, values: Any) -> Any:
         kept, dtype = self._kept[name], self._dtypes[self._stored[name].spec.dtype]
         factor = divisor[kept.positions // kept.width] if divisor.ndim else divisor
-        return (kept.base + kept.values / factor).to(dtype).float()
+        return (kept.base + values / factor).to(dtype).float()
