@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from deltagram.arrays import F64
+from deltagram.delta.moments import best_divisor
 from deltagram.delta.sweep import Tried, best, sweep
 from deltagram.errors import SettingError
 from deltagram.jobs.evidence import LOSS, Evidence, calibration_batches, labelled
@@ -153,7 +154,7 @@ def _layers(variant: Variant, made: list[Batch]) -> _Family:
     share = {name: float(divisor) for name, divisor in variant.default_divisors().items()}
 
     def divisors(tau: float) -> Divisors:
-        return {name: s + tau * (1 - s) * ratio.get(name, mean) for name, s in share.items()}
+        return {name: best_divisor(1.0, ratio.get(name, mean), keep=s, tau=tau) for name, s in share.items()}
 
     return _Family(divisors=divisors, coarse=tuple(float(x) for x in _SHARES), passes=1)
 
