@@ -46,7 +46,7 @@ class Row:
 
 def shown(number: float, unit: str) -> str:
     """A number of seconds or bytes, to read; other units as they are."""
-    scales = {"s": ((1.0, "s"), (1e-3, "ms")), "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))}
+    scales = {"s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")), "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))}
     for size, name in scales.get(unit, ()):
         if number >= size:
             return f"{number / size:.4g} {name}" if unit == "B" else f"{number / size:.3g} {name}"

@@ -30,6 +30,7 @@ HEAVY = {"torch", "transformers", "huggingface_hub", "tokenizers", "datasets", "
 JOBS = (
     "prune base tuned delta", "prune base tuned listed --method magnitude --values 4bit",
     "prune base tuned book --method bernoulli --values codebook4", "prune base tuned exact --method exact",
+    "prune base tuned columns --method columns", "verify columns --base base",
     "inspect delta", "inspect listed --tensors --json", "verify delta", "verify exact --base base",
     "rescale delta --divide-by 0.5", "restore base delta back", "restore base exact back.safetensors",
 )  # fmt: skip

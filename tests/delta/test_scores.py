@@ -26,8 +26,28 @@ def test_the_largest_are_kept_and_of_equals_the_first(kind: str, values: F32, da
         return (values[first : first + step] for first in range(0, values.size, step))
 
     with backend.using(kind):  # type: ignore[arg-type]
-        found = list(scores.kept(blocks, scores.largest(blocks, keep=keep)))
+        found = list(scores.kept(((b, b) for b in blocks()), scores.largest(blocks, keep=keep)))
     positions = np.concatenate([p for p, _ in found]).astype(np.int64)
     expected = np.sort(np.argsort(-np.abs(values), kind="stable")[:keep])
     assert np.array_equal(positions, expected)
     assert np.array_equal(np.concatenate([v for _, v in found]), values[positions])
+
+
+@given(st.integers(1, 10**12), st.integers(1, 400), st.data())
+@settings(max_examples=100, deadline=None)
+def test_rows_keep_the_same_count_up_to_one(keep: int, rows: int, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, rows))
+    parts = [scores.quotas(keep, rows, first=0, last=cut), scores.quotas(keep, rows, first=cut, last=rows)]
+    found = np.concatenate(parts)
+    assert int(found.sum()) == keep
+    assert found.tolist() == [(i + 1) * keep // rows - i * keep // rows for i in range(rows)]
+    assert set(found.tolist()) <= {keep // rows, keep // rows + 1}
+
+
+def test_the_columns_with_the_largest_weighed_norm_are_chosen() -> None:
+    """Of equals, the first."""
+    squares = np.array([4.0, 9.0, 4.0, 0.0, 9.0])
+    assert scores.largest_columns(squares, None, count=2).tolist() == [1, 4]
+    assert scores.largest_columns(squares, None, count=3).tolist() == [0, 1, 4]
+    norms = np.array([3, 1, 3, 99, 0], np.float32)
+    assert scores.largest_columns(squares, norms, count=2).tolist() == [0, 2]

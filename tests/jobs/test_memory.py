@@ -97,6 +97,8 @@ def test_memory_is_bounded_whatever_the_size_of_the_model(folders: dict[int, Pat
         ("prune", "base", "tuned", "delta", "0.01", "random"),
         ("restore", "base", "delta", "back"),
         ("prune", "base", "tuned", "listed", "0.01", "magnitude"),
+        ("prune", "base", "tuned", "rows", "0.01", "magnitude-rows"),
+        ("prune", "base", "tuned", "columns", "0.01", "columns-magnitude"),
     ):
         small, large = (needed(folder, *arguments) for folder in folders.values())
         assert 0 < small < 120 * MEGABYTE, arguments

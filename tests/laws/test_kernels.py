@@ -189,3 +189,49 @@ def test_an_exchange_with_a_surprise_changes_nothing(kind: str) -> None:
             found = kernels.exchange(bits, off, expected_off, zeros[off], on, expected_on, zeros[on])
             assert found == place
             assert np.array_equal(bits, np.arange(1000))
+
+
+tied = hnp.arrays(np.float32, st.integers(1, 300), elements=st.sampled_from([0.0, -0.0, 1e-40, -1.0, 1.0, 2.5, -2.5]))
+matrices = st.one_of(finite.filter(lambda drawn: drawn.size > 0), tied)
+
+
+@given(matrices, st.integers(1, 12), st.integers(0, 40), st.integers(1, 7), st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_scores_are_magnitude_times_norm(values: F32, cols: int, first: int, inner: int, seed: int) -> None:
+    norms = np.random.default_rng(seed).random(cols, np.float32) * np.float32(3)
+    with np.errstate(over="ignore", under="ignore"):
+        expected = [abs(value) * norms[(first + i) // inner % cols] for i, value in enumerate(values)]
+    for kind in ("numba", "numpy"):
+        with backend.using(kind):
+            found = kernels.weighted(values, norms, first=first, inner=inner)
+        assert found.tobytes() == np.array(expected, np.float32).tobytes()
+
+
+@given(matrices, st.integers(1, 20), st.data())
+@settings(max_examples=150, deadline=None)
+def test_each_row_keeps_its_largest_and_of_equals_the_first(drawn: F32, cols: int, data: st.DataObject) -> None:
+    rows = max(1, drawn.size // cols)
+    scores = np.resize(drawn, rows * cols)
+    quota = np.array(data.draw(st.lists(st.integers(0, cols), min_size=rows, max_size=rows)), np.int64)
+    expected = [
+        700 + row * cols + j
+        for row, keep in enumerate(quota)
+        for j in sorted(sorted(range(cols), key=lambda j, r=row: (-abs(scores[r * cols + j]), j))[:keep])
+    ]
+    for kind in ("numba", "numpy"):
+        with backend.using(kind):
+            assert kernels.select_rows(scores, quota=quota, origin=700).tolist() == expected
+
+
+@given(matrices, st.integers(1, 20))
+@settings(max_examples=100, deadline=None)
+def test_squares_of_columns_add_up_row_by_row(drawn: F32, cols: int) -> None:
+    matrix = np.resize(drawn, (max(1, drawn.size // cols), cols))
+    expected = np.full(cols, 0.25)
+    for row in matrix.astype(np.float64):
+        expected = expected + row * row
+    for kind in ("numba", "numpy"):
+        total = np.full(cols, 0.25)
+        with backend.using(kind):
+            kernels.column_squares(matrix.ravel(), total)
+        assert total.tobytes() == expected.tobytes()

@@ -12,6 +12,9 @@ from deltagram import seeds
 from deltagram.arrays import U64
 from deltagram.delta import backend, masks
 from deltagram.delta.masks import Bernoulli, Mask, Stratified
+from deltagram.delta.methods import Columns, ColumnsWanda
+from deltagram.delta.rescale import column_divisor
+from deltagram.delta.submatrix import Submatrix, inside, random_columns
 from deltagram.store.positions import CodedPositions, PositionEncoder
 from deltagram.threads import ordered
 
@@ -36,7 +39,18 @@ def listed(size: int, keep: int, key: int) -> Mask:
     return coded(size, np.sort(chosen).astype(np.uint64))
 
 
-MASKS = {"stratified": stratified, "bernoulli": bernoulli, "listed": listed}
+def columns(size: int, keep: int, key: int) -> Mask:
+    """Random columns of a matrix of `size` entries, as near a square as can be, half of them and a mask inside."""
+    rows = max(r for r in range(1, int(size**0.5) + 1) if size % r == 0)
+    cols = size // rows
+    count = max(1, -(-keep // rows), cols // 2)
+    inside = stratified if key % 2 else bernoulli
+    drawn = inside(rows * count, keep, key)
+    assert isinstance(drawn, Stratified | Bernoulli)
+    return Submatrix(rows=rows, cols=cols, columns=random_columns(key, cols, count=count), inside=drawn)
+
+
+MASKS = {"stratified": stratified, "bernoulli": bernoulli, "listed": listed, "columns": columns}
 Make = Callable[[int, int, int], Mask]
 
 
@@ -75,7 +89,7 @@ def test_stratified_keeps_exactly_what_was_promised_one_a_stratum(keep: float) -
     assert np.all((positions >= starts[:-1]) & (positions < starts[1:]))
 
 
-@pytest.mark.parametrize("make", [stratified, bernoulli])
+@pytest.mark.parametrize("make", [stratified, bernoulli, columns])
 def test_seeded_masks_depend_on_nothing_else(make: Make) -> None:
     """Order, threads and kernels change nothing; another seed or name changes nearly everything."""
     names = [f"layer.{i}.weight" for i in range(6)]
@@ -106,7 +120,7 @@ def test_random_masks_keep_the_mean(make: Make, keep: float) -> None:
     assert abs(np.mean(means) - values.mean()) < 5 * sigma
 
 
-@pytest.mark.parametrize("make", [stratified, bernoulli])
+@pytest.mark.parametrize("make", [stratified, bernoulli, columns])
 def test_every_position_is_equally_likely(make: Make) -> None:
     """Counts of each of 64 residue classes over many keys stay within 5 sigma of their mean."""
     size, keep, keys = 6400, 640, 200
@@ -142,3 +156,48 @@ def test_bernoulli_counts_are_checked_on_decoding() -> None:
 def test_bernoulli_thresholds_at_the_ends() -> None:
     assert Bernoulli.draw(size=1000, key=1, threshold=0).keep == 0
     assert Bernoulli.draw(size=1000, key=1, threshold=2**32).keep == 1000
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(1e-6, 1), st.floats(1e-6, 1))
+@settings(max_examples=300, deadline=None)
+def test_columns_have_room_for_what_is_kept(rows: int, cols: int, keep: float, share: float) -> None:
+    """And no more of them than asked for, where that is room enough; in all as many entries as without columns."""
+    found = inside(Columns(keep=keep, columns=share), (rows, cols))
+    kept = max(1, round(keep * rows * cols))
+    assert (found.keep, found.entries) == (kept, rows * found.columns)
+    assert 1 <= found.columns <= cols
+    assert kept <= found.entries
+    assert found.columns == max(1, round(share * cols)) or rows * (found.columns - 1) < kept
+    assert (found.threshold is None) == (kept * 8 <= found.entries)
+    assert found.share == pytest.approx(kept / found.entries, rel=2**-31 * found.entries / kept)
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.1])
+def test_random_columns_keep_the_mean_and_chosen_columns_their_own(keep: float) -> None:
+    """DARE's divisor over random columns, and the share inside for columns that were chosen: within 5 sigma."""
+    shape, keys = (100, 400), 60
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    own = np.arange(0, 400, 4, dtype=np.uint32)
+    sums: dict[str, list[float]] = {"random": [], "own": []}
+    for key in range(keys):
+        for name, method in (
+            ("random", Columns(keep=keep, columns=0.25)),
+            ("own", ColumnsWanda(keep=keep, columns=0.25)),
+        ):
+            within = inside(method, shape)
+            chosen = random_columns(key, 400, count=within.columns) if name == "random" else own
+            mask = Submatrix(rows=100, cols=400, columns=chosen, inside=within.draw(key))
+            kept = matrix.ravel()[mask.positions(0, mask.keep).astype(np.int64)]
+            sums[name].append(kept.sum() / column_divisor(method, shape))
+    for name, expected in (("random", matrix.sum()), ("own", matrix[:, own].sum())):
+        sigma = np.std(sums[name]) / np.sqrt(keys)
+        assert abs(np.mean(sums[name]) - expected) < 5 * sigma
+
+
+@pytest.mark.parametrize("chosen", [[], [3, 3], [5, 2], [0, 10]])
+def test_columns_that_cannot_be_are_refused(chosen: list[int]) -> None:
+    drawn = Stratified(size=7 * max(1, len(chosen)), keep=1, key=0)
+    with pytest.raises(ValueError, match="columns do not ascend below 10"):
+        Submatrix(rows=7, cols=10, columns=np.array(chosen, np.uint32), inside=drawn)
+    with pytest.raises(ValueError, match="a mask of 8 entries inside 7 x 1"):
+        Submatrix(rows=7, cols=10, columns=np.array([4], np.uint32), inside=Stratified(size=8, keep=1, key=0))

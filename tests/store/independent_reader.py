@@ -28,7 +28,7 @@ FLOATS = {"F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F32": n
 BLOCK = 65_536
 BITMAP_SPAN = 524_288
 HEADER_LIMIT = 100_000_000
-FEATURES = {"stratified", "bernoulli", "listed", "uniform", "codebook", "zstd", "resized", "exact"}
+FEATURES = {"stratified", "bernoulli", "listed", "columns", "wanda", "uniform", "codebook", "zstd", "resized", "exact"}
 MANIFEST_KEYS = ["version", "requires", "created_by", "seed", "base", "tuned", "files", "dropped", "tensors"]
 ENTRY_KEYS = [
     "shape", "dtype", "base_name", "base_shape", "base_dtype", "form", "base_digest", "mask", "values", "tuned_digest",
@@ -344,20 +344,28 @@ def check_mask(entry: Entry) -> None:
     keys = {
         "stratified": ["kind", "keep", "check"], "bernoulli": ["kind", "threshold", "keep", "check"],
         "listed": ["kind", "keep", "score", "coding", "check"],
+        "columns": ["kind", "columns", "score", *(["threshold"] if "threshold" in mask else []), "keep", "check"],
     }.get(kind if type(kind) is str else "")  # fmt: skip
     need(keys is not None, f"{entry.name}: mask {kind}")
     keyed(mask, keys or [])
     keep = mask["keep"]
     need(is_count(keep) and keep <= n, f"{entry.name}: keeps {keep}")
     need(type(mask["check"]) is str and re.fullmatch("[0-9a-f]{16}", mask["check"]), f"{entry.name}: check")
-    if kind == "bernoulli":
+    if kind == "columns":
+        count = mask["columns"]
+        need(len(entry.common) == 2 and is_count(count), f"{entry.name}: columns")
+        need(1 <= count <= entry.common[1] and count < 1 << 32, f"{entry.name}: {count} columns")
+        need(known(mask["score"], ("random", "magnitude", "wanda")), f"{entry.name}: score")
+        n = entry.common[0] * count
+        need(keep <= n, f"{entry.name}: keeps {keep} of the columns")
+    if kind == "bernoulli" or "threshold" in mask:
         need(is_count(mask["threshold"]) and mask["threshold"] <= 1 << 32, f"{entry.name}: threshold")
     else:
         need(keep >= 1, f"{entry.name}: keeps nothing")
-    if kind == "stratified":
+    if kind == "stratified" or (kind == "columns" and "threshold" not in mask):
         need(keep < 1 << 32 and -(-n // keep) < 1 << 32, f"{entry.name}: strata")
     if kind == "listed":
-        need(mask["score"] == "magnitude", f"{entry.name}: score")
+        need(known(mask["score"], ("magnitude", "wanda")), f"{entry.name}: score")
         check_coding(entry, mask["coding"])
 
 
@@ -392,6 +400,7 @@ def features(entries: dict[str, Entry]) -> list[str]:
         if "mask" in entry.raw:
             values = entry.raw["values"]
             used |= {entry.raw["mask"]["kind"], *({values["codec"]} & {"uniform", "codebook"})}
+            used |= {entry.raw["mask"].get("score")} & {"wanda"}
             used |= {"zstd"} if "pack" in values else set()
     return sorted(used)
 
@@ -427,6 +436,10 @@ def implied(entry: Entry) -> dict[str, tuple[str, tuple[int, ...] | None]]:
     wanted: dict[str, Any] = {"values": (codec.upper(), (keep,)) if plain else ("U8", None)}
     if mask["kind"] == "bernoulli":
         wanted["counts"] = ("U32", (-(-entry.size // BLOCK),))
+    if mask["kind"] == "columns":
+        wanted["columns"] = ("U32", (mask["columns"],))
+        if "threshold" in mask:
+            wanted["counts"] = ("U32", (-(-entry.common[0] * mask["columns"] // BLOCK),))
     if mask["kind"] == "listed":
         wanted["positions"] = ("U8", None)
     if entry.form == "resized" and entry.shape[0] > entry.base_shape[0] and math.prod(entry.shape[1:]):
@@ -484,11 +497,25 @@ def positions(entry: Entry, seed: int) -> np.ndarray:
     """All kept positions, ascending, as Python's integers would have them."""
     mask = entry.raw["mask"]
     key = int.from_bytes(blake3(struct.pack("<q", seed) + entry.name.encode()).digest()[:8], "little")
-    found = {"stratified": stratified, "bernoulli": bernoulli, "listed": listed}[mask["kind"]](entry, key)
+    kinds = {"stratified": stratified, "bernoulli": bernoulli, "listed": listed, "columns": columns}
+    found = kinds[mask["kind"]](entry, key)
     need(found.size == mask["keep"], f"{entry.name}: keeps {found.size}")
     check = blake3(found.astype("<u8").tobytes()).hexdigest()[:16]
     need(check == mask["check"], f"{entry.name}: check {check}")
     return found
+
+
+def columns(entry: Entry, key: int) -> np.ndarray:
+    """The mask of the chosen columns, as if they were a matrix of their own, and where its entries lie in the whole."""
+    chosen = np.frombuffer(entry.parts["columns"].data, "<u4").tolist()
+    rows, cols = entry.common
+    need(all(a < b for a, b in itertools.pairwise(chosen)) and chosen[-1] < cols, f"{entry.name}: columns {chosen}")
+    matrix = Entry(
+        name=entry.name, form="pruned", dtype=entry.dtype, shape=(rows, len(chosen)), base_name=None, base_dtype="",
+        base_shape=(), raw=entry.raw, parts=entry.parts,
+    )  # fmt: skip
+    inside = (bernoulli if "threshold" in entry.raw["mask"] else stratified)(matrix, key).tolist()
+    return np.array([p // len(chosen) * cols + chosen[p % len(chosen)] for p in inside], np.uint64)
 
 
 def stratified(entry: Entry, key: int) -> np.ndarray:

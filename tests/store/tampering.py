@@ -89,7 +89,7 @@ def features(manifest: dict[str, Any]) -> list[str]:
     used = [entry.get("form") for entry in entries]
     for entry in entries:
         mask, values = entry.get("mask"), entry.get("values")
-        used += [mask.get("kind")] if isinstance(mask, dict) else []
+        used += [mask.get("kind"), mask.get("score")] if isinstance(mask, dict) else []
         used += [values.get("codec"), values.get("pack")] if isinstance(values, dict) else []
     return sorted({word for word in used if isinstance(word, str) and word in reader.FEATURES})
 
@@ -131,7 +131,8 @@ SHAPES = [
 WORDS = {
     "dtype": list(reader.BITS), "base_dtype": list(reader.BITS), "stored": ["delta", "base"], "pack": ["zstd"],
     "form": ["pruned", "resized", "whole", "same", "exact"],
-    "codec": ["f32", "bf16", "f16", "uniform", "codebook"], "kind": ["stratified", "bernoulli", "listed"],
+    "codec": ["f32", "bf16", "f16", "uniform", "codebook"], "kind": ["stratified", "bernoulli", "listed", "columns"],
+    "score": ["random", "magnitude", "wanda"],
     "coding": ["golomb", "gaps", "bitmap"],
 }  # fmt: skip
 LISTS = [[[]], [{}], [None], ["nope"], ["zstd", "zstd"], ["resized", "exact"], [], None, "zstd", {}, [["zstd"]]]
@@ -204,6 +205,9 @@ def additions(manifest: dict[str, Any]) -> Iterator[tuple[Path_, str, Any]]:
         more |= {"base_dtype": [entry["dtype"], "F32", "I64", "U8"], "base_digest": ["0" * 64], "digest": ["0" * 64]}
         for key, new in ((key, new) for key, found in more.items() for new in found if key not in entry):
             yield ("tensors", name), key, new
+        for key, new in (("threshold", 1 << 31), ("columns", 3), ("score", "wanda")):
+            if "mask" in entry and key not in entry["mask"]:
+                yield ("tensors", name, "mask"), key, new
         for key, new in (("bits", 4), ("group", 64), ("pack", "zstd")):
             if "values" in entry and key not in entry["values"]:
                 yield ("tensors", name, "values"), key, new

@@ -61,6 +61,8 @@ DELTAS: dict[str, Settings] = {
     "sign": {"keep": 1.0, "values": "sign", "plan": "resized"},
     "five": {"keep": 0.4, "values": "5bit"},
     "half": {"keep": 0.2, "values": "f16", "seed": -7},
+    "columns": {"keep": 0.2, "method": "columns", "columns": 0.4, "values": "f32", "pack": False, "plan": "resized"},
+    "few columns": {"keep": 0.1, "method": "columns-magnitude", "columns": 0.9, "values": "4bit"},
     "exact": {"method": "exact"},
     "sharded": {"keep": 0.3, "method": "magnitude", "values": "bf16", "shard_bytes": 500},
 }
@@ -357,7 +359,7 @@ def test_hostile_shards(place: Place) -> None:
 def heavy_cases(place: Place) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
     """(delta, label, tampering): what claims to be huge, and what makes two claims about one base tensor."""
     rng = random.Random(8)
-    for name in ("stratified", "bernoulli", "listed", "dense", "exact"):
+    for name in ("stratified", "bernoulli", "listed", "dense", "columns", "few columns", "exact"):
         kit = tampering.take_apart(place.deltas / name)
         large = [(label, path, new) for label, path, new in tampering.changes(kit.manifest) if is_large(new)]
         for label, path, new in rng.sample(large, 12):

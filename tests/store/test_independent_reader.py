@@ -18,6 +18,7 @@ from blake3 import blake3
 
 from deltagram import jobs
 from deltagram.delta.backend import using
+from deltagram.delta.scores import InputNorms
 
 READER = Path(__file__).with_name("independent_reader.py")
 
@@ -39,7 +40,7 @@ reader = tampering.reader
 FLOATS = {"F16": np.dtype("f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F32": np.dtype("f4"), "F64": np.dtype("f8")}
 CODECS = ["f32", "bf16", "f16", *(f"{bits}bit" for bits in range(8, 1, -1)), "sign"]
 CODECS += [f"codebook{bits}" for bits in (8, 4, 3, 2)]
-METHODS = ["random", "bernoulli", "magnitude"]
+METHODS = ["random", "bernoulli", "magnitude", "magnitude-rows", "columns", "columns-magnitude"]
 
 Given = tuple[str, tuple[int, ...], bytes]
 Model = dict[str, Given]
@@ -253,7 +254,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.parametrize("pack", [True, False], ids=["packed", "plain"])
 @pytest.mark.parametrize("values", ["f32", "bf16", "8bit", "5bit", "sign", "codebook4", "codebook3"])
 def test_several_blocks(large: tuple[Path, Path], tmp_path: Path, values: str, *, pack: bool) -> None:
-    method = METHODS[len(values) % 3]
+    method = METHODS[len(values) % len(METHODS)]
     tensors = check(large, tmp_path, keep=0.7, method=method, values=values, pack=pack, rename=[], whole=[])
     assert all(entry["mask"]["keep"] > 2 * reader.BLOCK for entry in tensors.values())
 
@@ -375,7 +376,8 @@ def foreign(simple: tuple[Path, Any], tmp_path: Path, mask: Any, values: Any, pa
     described = reader.read_entry("x", entry)
     described.parts = dict(parts)
     key = int.from_bytes(blake3(bytes(8) + b"x").digest()[:8], "little")
-    found = {"stratified": reader.stratified, "bernoulli": reader.bernoulli, "listed": reader.listed}[mask["kind"]]
+    kinds = {"stratified": reader.stratified, "bernoulli": reader.bernoulli, "listed": reader.listed}
+    found = (kinds | {"columns": reader.columns})[mask["kind"]]
     entry["mask"]["check"] = blake3(found(described, key).astype("<u8").tobytes()).hexdigest()[:16]
     tampering.sign(kit)
     delta = shutil.copytree(place / "delta", tmp_path / "delta")
@@ -513,3 +515,39 @@ def test_bernoulli_masks_of_another_writer(simple: tuple[Path, Any], tmp_path: P
 @pytest.mark.parametrize("keep", [1, 2, 3, SIZE - 1, SIZE])
 def test_stratified_masks_of_another_writer(simple: tuple[Path, Any], tmp_path: Path, keep: int) -> None:
     foreign(simple, tmp_path, {"kind": "stratified", "keep": keep}, {"codec": "f32"}, {"values": floats(keep)})
+
+
+@pytest.mark.parametrize("score", ["random", "magnitude", "wanda"])
+@pytest.mark.parametrize("threshold", [None, 0, 1 << 31, 1 << 32])
+@pytest.mark.parametrize("chosen", [[0], [299], [3, 4, 250], range(300), range(0, 300, 2)], ids=len)
+def test_columns_of_another_writer(
+    simple: tuple[Path, Any], tmp_path: Path, chosen: Sequence[int], threshold: int | None, score: str
+) -> None:
+    columns, size = np.array(chosen, "<u4"), 300 * len(chosen)
+    parts = {"columns": reader.Tensor("U32", columns.shape, columns.tobytes())}
+    mask: dict[str, Any] = {"kind": "columns", "columns": len(chosen), "score": score}
+    keep = size // 7
+    if threshold is not None:
+        key = int.from_bytes(blake3(bytes(8) + b"x").digest()[:8], "little")
+        kept = reader.philox(key, 0, size) < threshold
+        counts = np.array([block.sum() for block in blocks_of(kept)], "<u4")
+        mask |= {"threshold": threshold}
+        parts["counts"], keep = reader.Tensor("U32", counts.shape, counts.tobytes()), int(kept.sum())
+    foreign(simple, tmp_path, mask | {"keep": keep}, {"codec": "f32"}, parts | {"values": floats(keep)})
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_positions_chosen_by_inputs(folders: tuple[Path, Path], tmp_path: Path, *, rows: bool) -> None:
+    """WANDA by norms at hand; matrices only, and what has no norms is said to be chosen by magnitude."""
+    shapes = {name: tensor.shape for name, tensor in reader.read_checkpoint(folders[1]).items()}
+    rng = np.random.default_rng(8)
+    norms = {
+        name: InputNorms(values=rng.random(shape[1], np.float32))
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name not in ("filled", "emptied")
+    }
+    del norms["wrapped.a"]
+    tensors = check(folders, tmp_path, keep=0.1, method="wanda-rows" if rows else "wanda", calibration=norms)
+    scores = {name: entry["mask"]["score"] for name, entry in tensors.items() if "mask" in entry}
+    assert {name for name, score in scores.items() if score == "magnitude"} == {"wrapped.a", "vector", "number", "cube"}
+    assert "wanda" in json.loads(reader.read_parts(tmp_path / "delta")[0])["requires"]

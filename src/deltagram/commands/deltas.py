@@ -45,7 +45,19 @@ def prune(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Delta directory to write.")],
     keep: Annotated[float | None, typer.Option(help="Share of entries to keep, in (0, 1]; 0.01 unless given.")] = None,
     budget: Annotated[str | None, typer.Option(help="Instead of --keep: bytes the delta may take (20MB).")] = None,
-    method: Annotated[str, typer.Option(help="random, bernoulli, magnitude or exact (lossless).")] = "random",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="random, bernoulli; magnitude, wanda (each also -rows: alike in every row); columns, "
+            "columns-magnitude, columns-wanda; or exact (lossless). Those with wanda need --calibration."
+        ),
+    ] = "random",
+    columns: Annotated[
+        float | None, typer.Option(help="Share of input columns that columns... keep entries in; 5 x --keep.")
+    ] = None,
+    calibration: Calibration = None,
+    texts: Texts = 64,
+    max_length: MaxLength = 128,
     divide_by: Annotated[str, typer.Option(help="What kept values are divided by: dare, or a number.")] = "dare",
     values: Annotated[
         str | None,
@@ -70,9 +82,10 @@ def prune(
     size = None if budget is None else parse_bytes(budget)
     with show.progress(quiet=json) as bar:
         record = jobs.prune(
-            hub.locate(base), hub.locate(tuned), out, keep=keep, budget=size, method=method, divide_by=divide_by,
-            values=values, pack=pack, plan=plan, whole=whole or (), rename=pairs, seed=seed, with_code=with_code,
-            force=force, threads=threads, progress=bar,
+            hub.locate(base), hub.locate(tuned), out, keep=keep, budget=size, method=method, columns=columns,
+            calibration=calibration, texts=texts, max_length=max_length, divide_by=divide_by, values=values, pack=pack,
+            plan=plan, whole=whole or (), rename=pairs, seed=seed, with_code=with_code, force=force, threads=threads,
+            progress=bar,
         )  # fmt: skip
     emit(record, show_prune, json=json)
 
@@ -165,11 +178,25 @@ def show_prune(record: "Record") -> None:
         f"fine-tuned checkpoint ({show.size(n['tuned_bytes'])}), in {n['seconds']:.2f} s"
     )
     page.print(f"plan: {', '.join(f'{count} {form}' for form, count in sorted(forms.items()))}; {n['matching']}")
+    for why, names in _instead(record).items():
+        page.print(f"{why}: {show.plain(_few(names))}")
     for what, names in (("dropped (not in the fine-tuned model)", n["dropped"]), ("left behind", n["left_behind"])):
         if names:
-            page.print(
-                f"{what}: {show.plain(', '.join(names[:6]))}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
-            )
+            page.print(f"{what}: {show.plain(_few(names))}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _instead(record: "Record") -> dict[str, list[str]]:
+    """Why tensors were not pruned the way that was asked for, and which."""
+    found: dict[str, list[str]] = {}
+    for name, row in record.tensors.items():
+        _, changed, why = row.get("reason", "").partition("; ")
+        if changed:
+            found.setdefault(why, []).append(name)
+    return found
 
 
 def show_restore(record: "Record") -> None:
@@ -250,9 +277,10 @@ def _tensor_table(record: "Record") -> "Table":
         values: dict[str, Any] = row.get("values", {})
         codec = f"{values.get('codec', '')} {values.get('bits', '')}".strip()
         divisor = row.get("divide_by", "")
+        how = f" by {row['score']}" if "score" in row else ""
         rows.add_row(
             show.plain(name), row["form"], f"{row['dtype']} {shape}",
-            f"{row['kept']:,} {row['mask']}" if "kept" in row else "",
+            f"{row['kept']:,} {row['mask']}{how}" if "kept" in row else "",
             codec, f"{divisor:.5g}" if isinstance(divisor, float) else str(divisor),
             f"{row['rms']:.2e}" if "rms" in row else "", f"{row['bytes']:,}", f"{row['bound_bytes']:,}",
         )  # fmt: skip

@@ -27,7 +27,7 @@ Metric = Annotated[
     str | None,
     typer.Option(help="With --labels: accuracy, balanced-accuracy, f1 or matthews; loss for a language model."),
 ]
-Texts = Annotated[int, typer.Option(help="How many calibration texts a search looks at.")]
+Texts = Annotated[int, typer.Option(help="How many of the calibration texts are used.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens of a text at most.")]
 Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")]
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from deltagram.progress import SILENT, Progress
 
-FAMILIES = ("positions", "entries", "codes", "gaps")
+FAMILIES = ("positions", "entries", "codes", "gaps", "scores")
 ANNOUNCE_AFTER = 1.0  # seconds
 
 _lock = threading.RLock()

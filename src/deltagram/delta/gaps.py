@@ -24,6 +24,7 @@ import numpy as np
 from deltagram.arrays import U8, U64
 from deltagram.delta.backend import family
 
+BLOCK: Final = 1 << 16
 MAX_SIZE: Final = 1 << 47  # entries of a tensor; then no sum of 2^16 gaps of six bytes wraps
 BITMAP_BITS: Final = 7
 
@@ -46,6 +47,16 @@ def golomb_divisor(size: int, keep: int) -> int:
     (69, 1, 1)
     """
     return max(1, -((846_574 * keep - 693_147 * size) // (1_000_000 * keep)))
+
+
+def positions_bound(size: int, keep: int) -> int:
+    """Bytes at most that any `keep` positions below `size` take as Golomb codes, block table included.
+
+    A gap g takes at most k + 2 + g div M bits, and the gaps add up to size - keep.
+    """
+    divisor = golomb_divisor(size, keep)
+    bits = keep * (divisor.bit_length() + 1) + (size - keep) // divisor
+    return bits // 8 + 13 * -(-keep // BLOCK)
 
 
 def _code(divisor: int) -> tuple[int, int]:

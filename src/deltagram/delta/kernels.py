@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deltagram.arrays import EXPONENT, F32, U8, U16, U64, Bits
+from deltagram.arrays import EXPONENT, F32, F64, U8, U16, U64, Bits
 from deltagram.delta import entries_numpy
 from deltagram.delta.backend import family
 
@@ -120,6 +120,31 @@ def select_largest(values: F32, threshold: int, ties: int, origin: int) -> tuple
     used = np.zeros(1, np.int64)
     count = family("entries").select(values, np.uint32(threshold), ties, np.uint64(origin), out, used)
     return out[:count], int(used[0])
+
+
+def weighted(values: F32, norms: F32, *, first: int, inner: int = 1) -> F32:
+    """Scores `|values[i]| norms[(first + i) div inner mod norms.size]` in float32; `first` is the block's first entry.
+
+    With `inner` 1 a norm belongs to each entry of a row, with `inner` the length of a row to each row.
+    """
+    out = np.empty(values.size, np.float32)
+    family("scores").weighted(values, norms, first, inner, out)
+    return out
+
+
+def select_rows(scores: F32, *, quota: NDArray[np.int64], origin: int) -> U64:
+    """Positions (plus `origin`) of the `quota[r]` largest magnitudes in each row r of whole rows; of equals, the first.
+
+    `0 <= quota[r] <=` the length of a row, which is `scores.size / quota.size`.
+    """
+    out = np.empty(int(quota.sum()), np.uint64)
+    family("scores").select_rows(scores, scores.size // quota.size, quota, np.uint64(origin), out)
+    return out
+
+
+def column_squares(values: F32, total: F64) -> None:
+    """In place: add the squares of the entries of whole rows to `total`, one entry a column."""
+    family("scores").column_squares(values, total)
 
 
 def quantise(values: F32, *, bits: int, group: int, shrink: F32) -> tuple[U8, U16]:

@@ -6,9 +6,11 @@ from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from deltagram.arrays import Spec, entries
-from deltagram.delta.methods import Exact, Method, kept_count
+from deltagram.delta.gaps import positions_bound
+from deltagram.delta.methods import Exact, Method, Random, Structural, kept_count, most_drawn
 from deltagram.delta.names import Matching, Specs, match
-from deltagram.delta.rescale import default_divisor
+from deltagram.delta.rescale import column_divisor, default_divisor
+from deltagram.delta.submatrix import inside, unstructured
 from deltagram.delta.values import Values
 from deltagram.errors import PlanError, SettingError
 
@@ -49,20 +51,25 @@ class Entry:
         """What restoring divides the kept values by."""
         if self.divide_by is not None:
             return self.divide_by
+        if isinstance(self.method, Structural):
+            return column_divisor(self.method, self.common)
         return default_divisor(self.method, entries(self.common))
 
     def bytes_bound(self) -> int:
-        """Payload bytes at most, before packing; listed positions at 2 bytes each."""
+        """Payload bytes at most, before packing (where entries are drawn one by one: by six sigma)."""
         if self.form in ("whole", "exact"):
             return self.tuned.nbytes
         size = entries(self.common)
-        kept = min(
-            size,
-            kept_count(self.method, size) + (6 * int(size**0.5) if self.method.mask == "bernoulli" else 0),
-        )
-        position = 16 if self.method.mask == "listed" else 0
+        kept, positions = kept_count(self.method, size), 0
+        if isinstance(self.method, Structural):
+            within = inside(self.method, self.common)
+            kept, positions = within.most(), within.bytes_bound()
+        elif self.method.mask == "listed":
+            positions = positions_bound(size, kept)
+        elif self.method.mask == "bernoulli":
+            kept = min(size, most_drawn(kept))
         extra = self.tuned.nbytes - Spec(dtype=self.tuned.dtype, shape=self.common).nbytes
-        return int(kept * (self.values.bits_per_value + position) // 8) + 16 + extra
+        return int(kept * self.values.bits_per_value // 8) + positions + 16 + extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +161,7 @@ def _decide(
         )
     if not forced and entry.method != method:
         form, reason = _default_form(entry, entry.method)
-    return _checked(replace(entry, form=form, reason=reason), forced=forced)
+    return _structured(_checked(replace(entry, form=form, reason=reason), forced=forced))
 
 
 def _default_form(entry: Entry, method: Method) -> tuple[Form, str]:
@@ -211,6 +218,15 @@ def _checked(entry: Entry, *, forced: bool) -> Entry:
     if forced and entry.form == "resized" and entry.base.shape == entry.tuned.shape:
         return replace(entry, form="pruned")
     return entry
+
+
+def _structured(entry: Entry) -> Entry:
+    """Random entries instead of columns where a tensor has no input columns; the reason says so."""
+    why = unstructured(entry.name, entry.common)
+    if entry.form not in ("pruned", "resized") or not isinstance(entry.method, Structural) or not why:
+        return entry
+    reason = f"{entry.reason}; {why}: random instead of columns"
+    return replace(entry, method=Random(keep=entry.method.keep), reason=reason)
 
 
 def _rows(entry: Entry) -> bool:

@@ -1,7 +1,8 @@
 """What kept differences are divided by: the factor q of DAREx, 1 - p in DARE."""
 
 from deltagram.delta.masks import WORDS
-from deltagram.delta.methods import Magnitude, Method, kept_count, threshold
+from deltagram.delta.methods import Columns, Listed, Method, Structural, kept_count, threshold
+from deltagram.delta.submatrix import inside
 
 
 def dare_divisor(method: Method, size: int) -> float:
@@ -19,6 +20,23 @@ def dare_divisor(method: Method, size: int) -> float:
     return kept_count(method, size) / size
 
 
+def column_divisor(method: Structural, shape: tuple[int, ...]) -> float:
+    """What `restore` divides a matrix of kept columns by unless told.
+
+    Randomly chosen columns: the kept share of the whole matrix, as DARE has it. Columns chosen by a score stand for
+    themselves alone: the kept share inside them.
+
+    >>> column_divisor(Columns(keep=0.01, columns=0.5), (30, 200))
+    0.01
+    """
+    within = inside(method, shape)
+    if not isinstance(method, Columns):
+        return within.share
+    if within.threshold is None:
+        return within.keep / (shape[0] * shape[1])
+    return within.share * within.columns / shape[1]
+
+
 def default_divisor(method: Method, size: int) -> float:
     """What `restore` divides by unless told: DARE's divisor for random masks, 1 for chosen entries."""
-    return 1.0 if isinstance(method, Magnitude) else dare_divisor(method, size)
+    return 1.0 if isinstance(method, Listed) else dare_divisor(method, size)

@@ -7,14 +7,18 @@ from deltagram.store.tensors import PrunedTensor
 def model_card(manifest: Manifest, *, name: str) -> str:
     """A README.md in the Hub's layout: what this is, and how to restore it."""
     forms: dict[str, int] = {}
+    masks: dict[str, int] = {}
     kept = entries = 0
     for tensor in manifest.tensors.values():
         forms[tensor.form] = forms.get(tensor.form, 0) + 1
         if isinstance(tensor, PrunedTensor):
             kept += tensor.mask.keep
             entries += tensor.common.size
+            kind = " by ".join(filter(None, (tensor.mask.kind, getattr(tensor.mask, "score", ""))))
+            masks[kind] = masks.get(kind, 0) + 1
     share = f"{kept / entries:.3%} of {entries:,} entries" if entries else "no entries"
     listed = ", ".join(f"{count} {form}" for form, count in sorted(forms.items()))
+    chosen = f" Masks: {', '.join(f'{count} {kind}' for kind, count in sorted(masks.items()))}." if masks else ""
     return f"""---
 library_name: deltagram
 tags: [deltagram, delta]
@@ -23,7 +27,7 @@ base_model: {manifest.base.name}
 # {name}
 
 What fine-tuning **{manifest.base.name}** to **{manifest.tuned.name}** changed, pruned: {share} are kept.
-Made by {manifest.created_by}; {len(manifest.tensors)} tensors ({listed}).
+Made by {manifest.created_by}; {len(manifest.tensors)} tensors ({listed}).{chosen}
 
 ```
 deltagram restore {manifest.base.name} {name} restored

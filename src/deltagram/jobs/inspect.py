@@ -16,7 +16,7 @@ from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.deltafile import Delta, open_delta
 from deltagram.store.parts import damage
-from deltagram.store.tensors import ListedMask, PrunedTensor, StoredTensor
+from deltagram.store.tensors import ColumnsMask, ListedMask, PrunedTensor, StoredTensor
 
 
 def inspect(
@@ -35,8 +35,9 @@ def inspect(
     With `calibration` (texts, of which the first `texts` are used), `base` and `tuned`, the tensors of linear layers
     also have `output`: how much pruning moves the layer's output, predicted and measured (`layers.layer_changes`).
 
-    The bound of a tensor is log2 C(entries, kept) bits for listed positions (none for seeded masks) plus the
-    order-0 entropy of the byte symbols of its stored values: exponents and mantissas, or codes and scales.
+    The bound of a tensor is log2 C(entries, kept) bits for listed positions (log2 C(columns, chosen) for chosen
+    columns, none for seeded masks) plus the order-0 entropy of the byte symbols of its stored values: exponents and
+    mantissas, or codes and scales.
     Raises FormatError for a delta whose structure is damaged (`verify` checks the rest), SettingError for one of
     the three without the others, and what `layer_changes` raises.
     """
@@ -107,6 +108,10 @@ def _row(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
             "values": tensor.values.model_dump(exclude_none=True),
             "divide_by": float(divisor) if divisor.ndim == 0 else f"{divisor.size} rows",
         }
+        if isinstance(tensor.mask, ListedMask | ColumnsMask):
+            row["score"] = tensor.mask.score
+        if isinstance(tensor.mask, ColumnsMask):
+            row["columns"] = tensor.mask.columns
     return row
 
 
@@ -135,10 +140,16 @@ def _statistics(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]
 
 
 def _position_bits(tensor: PrunedTensor) -> float:
-    """log2 of the number of masks that keep as many entries; nothing for a mask that a seed gives."""
-    if not isinstance(tensor.mask, ListedMask):
-        return 0.0
-    size, keep = tensor.common.size, tensor.mask.keep
+    """log2 of the number of masks that keep as many entries, or columns; nothing for what a seed gives."""
+    if isinstance(tensor.mask, ListedMask):
+        return _choice_bits(tensor.common.size, tensor.mask.keep)
+    if isinstance(tensor.mask, ColumnsMask):
+        return _choice_bits(tensor.common.shape[1], tensor.mask.columns)
+    return 0.0
+
+
+def _choice_bits(size: int, keep: int) -> float:
+    """log2 C(size, keep)."""
     return (math.lgamma(size + 1) - math.lgamma(keep + 1) - math.lgamma(size - keep + 1)) / math.log(2)
 
 

@@ -16,7 +16,7 @@ from deltagram.jobs.variant import Variant, variant
 from deltagram.progress import Progress
 from deltagram.store.deltafile import Delta
 from deltagram.store.rebuild import check_base_digest
-from deltagram.store.tensors import ListedMask, PrunedTensor
+from deltagram.store.tensors import ColumnsMask, ListedMask, PrunedTensor
 from deltagram.training.activations import linear_weights, visit_inputs
 from deltagram.training.loaded import Batch
 
@@ -34,8 +34,8 @@ class _Stored:
 
     @property
     def keep(self) -> float | None:
-        """The share a random mask keeps; None where entries were chosen."""
-        return None if isinstance(self.entry.mask, ListedMask) else self.entry.dare_divisor
+        """The share a random mask keeps; None where entries, or columns, were chosen."""
+        return None if isinstance(self.entry.mask, ListedMask | ColumnsMask) else self.entry.dare_divisor
 
 
 def layer_changes(

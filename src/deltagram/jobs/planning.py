@@ -1,6 +1,6 @@
 """Settings, globs and a YAML file of rules to a `Plan`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,18 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from deltagram.delta.methods import METHODS, Method
+from deltagram.delta.calibrated import calibrated
+from deltagram.delta.methods import METHODS, Method, Structural
 from deltagram.delta.plan import Form, Plan, Rule, fit_budget, make_plan
+from deltagram.delta.scores import InputNorms
 from deltagram.delta.values import VALUES, Values
 from deltagram.errors import SettingError
 from deltagram.store.checkpoint import Checkpoint
 
 KEEP = 0.01
+INSIDE = (
+    0.2  # of the entries in chosen columns are kept unless told: 1 % of a matrix in 5 % of its columns (DAREx, 5.1)
+)
 _SHAPE = "tensors: [{match: GLOB, ...}]"
 
 
@@ -25,6 +30,7 @@ class _YamlRule(BaseModel):
     form: Form | None = None
     method: str | None = None
     keep: float | None = None
+    columns: float | None = None
     values: str | None = None
     divide_by: float | None = None
 
@@ -42,14 +48,19 @@ def plan_for(
     keep: float | None,
     budget: int | None,
     method: str,
+    columns: float | None,
     divide_by: float | str,
     values: str | None,
     pack: bool,
     rules: Path | str | None,
     whole: Sequence[str],
     rename: Sequence[tuple[str, str]],
+    norms: Mapping[str, InputNorms] | None = None,
 ) -> Plan:
-    """The plan for two opened checkpoints. Raises SettingError or PlanError before any tensor is read."""
+    """The plan for two opened checkpoints. Raises SettingError or PlanError before any tensor is read.
+
+    Without `norms`, methods that weigh by inputs stand as they were asked for; with them, they are `calibrated`.
+    """
     if isinstance(whole, str):
         raise SettingError("whole", f"{whole!r} is one text", expected="a sequence of globs")
     if keep is not None and budget is not None:
@@ -63,22 +74,38 @@ def plan_for(
     given = [Rule(match=pattern, form="whole", source=f"--whole '{pattern}'") for pattern in whole]
 
     def make(share: float) -> Plan:
-        chosen = _method(method, share, method_at="--method", keep_at="--keep")
-        return make_plan(
+        chosen = _method(method, share, columns, at=_OPTIONS)
+        plan = make_plan(
             base.specs, tuned.specs, method=chosen, values=codec,
             divide_by=divisor, rename=rename,
-            rules=[_rule(where, rule, method=method, keep=share) for where, rule in read] + given,
+            rules=[_rule(where, rule, method=method, keep=share, columns=columns) for where, rule in read] + given,
         )  # fmt: skip
+        return plan if norms is None else calibrated(plan, norms)
 
-    return make(KEEP if keep is None else keep) if budget is None else fit_budget(make, budget)
+    if budget is None:
+        return make(KEEP if keep is None else keep)
+    return fit_budget(lambda share: make(share if columns is None else min(share, columns)), budget)
 
 
-def _method(name: str, keep: float, *, method_at: str, keep_at: str) -> Method:
+_OPTIONS = ("--method", "--keep", "--columns")
+
+
+def _method(name: str, keep: float, columns: float | None, *, at: tuple[str, str, str]) -> Method:
+    """A method by its name; `at` says where name, kept share and share of columns were given."""
     if name not in METHODS:
-        raise SettingError(method_at, f"{name!r} is unknown", expected=" or ".join(METHODS))
+        raise SettingError(at[0], f"{name!r} is unknown", expected=" or ".join(METHODS))
     if not 0 < keep <= 1:
-        raise SettingError(keep_at, f"{keep} is outside (0, 1]", fix="give the share of entries to keep, such as 0.01")
-    return METHODS[name](keep=1.0 if name == "exact" else keep)
+        raise SettingError(at[1], f"{keep} is outside (0, 1]", fix="give the share of entries to keep, such as 0.01")
+    kind = METHODS[name]
+    if not issubclass(kind, Structural):
+        if columns is not None:
+            raise SettingError(at[2], f"method {name} chooses no columns", fix="give it with the methods columns...")
+        return kind(keep=1.0 if name == "exact" else keep)
+    share = min(1.0, keep / INSIDE) if columns is None else columns
+    if not keep <= share <= 1:
+        fix = "give a share of columns from that of the entries to keep up to 1"
+        raise SettingError(at[2], f"{share} is outside [{keep}, 1]", fix=fix)
+    return kind(keep=keep, columns=share)
 
 
 def _values(name: str, where: str) -> Values:
@@ -146,22 +173,24 @@ def _invalid(path: Path, fault: ValidationError) -> SettingError:
     return SettingError(place, f"{'.'.join(steps) or 'the file'}: {message}", expected=_SHAPE)
 
 
-def _rule(where: str, rule: _YamlRule, *, method: str, keep: float) -> Rule:
-    """A rule of the file; what it does not say of method and kept share is the whole plan's."""
+def _rule(where: str, rule: _YamlRule, *, method: str, keep: float, columns: float | None) -> Rule:
+    """A rule of the file; what it does not say of method and shares is the whole plan's."""
     whole = (
         f"form {rule.form}" if rule.form in ("whole", "exact")
         else "method exact" if (rule.method or (method if rule.form is None else None)) == "exact"
         else None
     )  # fmt: skip
-    given = [name for name in ("keep", "values", "divide_by") if getattr(rule, name) is not None]
+    given = [name for name in ("keep", "columns", "values", "divide_by") if getattr(rule, name) is not None]
     if rule.form in ("whole", "exact") and rule.method not in (None, "exact"):
         given.append("method")
     if whole and given:
         raise SettingError(where, f"{whole} keeps every entry", fix=f"leave out {' and '.join(given)}")
     chosen = None
-    if rule.method is not None or rule.keep is not None:
+    if any(given is not None for given in (rule.method, rule.keep, rule.columns)):
         share = keep if rule.keep is None else rule.keep
-        chosen = _method(rule.method or method, share, method_at=f"{where} method", keep_at=f"{where} keep")
+        wide = columns if rule.columns is None and rule.method in (None, method) else rule.columns
+        at = (f"{where} method", f"{where} keep", f"{where} columns")
+        chosen = _method(rule.method or method, share, wide, at=at)
     return Rule(
         match=rule.match,
         form=rule.form,

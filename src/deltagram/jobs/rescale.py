@@ -33,6 +33,7 @@ def rescale(
     metric: str | None = None,
     texts: int = 64,
     max_length: int = 128,
+    row_dtype: scales.RowDtype = "F32",
     device: str = "cpu",
     progress: Progress = SILENT,
 ) -> Record:
@@ -41,7 +42,8 @@ def rescale(
     `divide_by`: "dare" (each tensor's kept share), a number for all, a mapping from tensor names to a number or to one
     number a row (tensors it does not name keep theirs), or a rule of `jobs.search.RULES`, which looks for divisors on
     texts (`calibration`, the first `texts` of them) or labelled texts (`labels`, by `metric`), and needs `base` and,
-    but for "labels", `tuned`. `numbers` then holds the curve and the forward passes. DAREx-q, arXiv 2410.09344, 3.
+    but for "labels", `tuned`. `numbers` then holds the curve and the forward passes. `row_dtype` is how numbers of rows
+    are stored: F16 takes two bytes a row, and what it cannot hold is refused. DAREx-q, arXiv 2410.09344, 3.
 
     Raises FormatError for a damaged delta, SettingError for a divisor, name, rule or text that cannot be, BaseError for
     another base, CheckpointError for a model that cannot be built; then nothing is written.
@@ -63,7 +65,7 @@ def rescale(
         chosen, numbers = dict(found.divisors), {"search": found.numbers}
     else:
         chosen = _divisors(opened, pruned, divide_by)
-    data = scales.scales_bytes(chosen, opened.digest)
+    data = scales.scales_bytes(chosen, opened.digest, row_dtype=row_dtype)
     with staged_file(Path(delta) / scales.NAME, force=True) as place:
         place.write_bytes(data)
     shown = divide_by if isinstance(divide_by, float | int | str) else sorted(divide_by)

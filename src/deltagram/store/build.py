@@ -6,31 +6,29 @@ from dataclasses import dataclass, field
 import numpy as np
 from blake3 import blake3
 
-from deltagram import seeds
 from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, entries
-from deltagram.delta import scores
-from deltagram.delta.difference import difference, distance
-from deltagram.delta.masks import BLOCK, Bernoulli, Stratified, walk
-from deltagram.delta.methods import kept_count, threshold
+from deltagram.delta.difference import distance
+from deltagram.delta.masks import BLOCK, walk
+from deltagram.delta.methods import Listed, kept_count
 from deltagram.delta.plan import Entry
 from deltagram.delta.values import Codebook, fit_codebook, histogram
 from deltagram.errors import PlanError
+from deltagram.store.chosen import chosen
 from deltagram.store.codecs import ValueWriter
 from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
+from deltagram.store.drawn import describe, draw
 from deltagram.store.outline import UNKNOWN, identity
 from deltagram.store.planes import PlaneWriter, Spool, split
 from deltagram.store.positions import PositionEncoder
 from deltagram.store.scan import FIX, Pair, Scan
 from deltagram.store.tensors import (
-    BernoulliMask,
     ExactTensor,
     ListedMask,
     PrunedTensor,
     SameTensor,
     StoredTensor,
     StoredValues,
-    StratifiedMask,
     WholeTensor,
 )
 
@@ -54,8 +52,8 @@ def build(entry: Entry, pair: Pair) -> Built:
     if entry.form == "exact":
         return _exact(entry, pair)
     try:
-        if entry.method.mask == "listed":
-            return _listed(entry, pair)
+        if isinstance(entry.method, Listed):
+            return _listed(entry, pair, entry.method)
         return _seeded(entry, pair)
     except ValueError as fault:
         raise PlanError(entry.name, str(fault), fix=FIX.format(name=entry.name)) from None
@@ -104,7 +102,7 @@ def _exact(entry: Entry, pair: Pair) -> Built:
 
 def _seeded(entry: Entry, pair: Pair) -> Built:
     """One fused pass: hash, search, gather."""
-    mask = _draw(entry, seeds.key(pair.seed, entry.name))
+    mask = draw(entry, pair)
     scan, kept, check = Scan(pair, entry), _Kept(entry, pair), blake3()
     for start, stop, _, positions in walk(mask, scan.spans()):
         check.update(positions.view(np.uint8).data)
@@ -113,52 +111,27 @@ def _seeded(entry: Entry, pair: Pair) -> Built:
     if scan.same:
         return _same(entry, scan, digest)
     scan.check_finite()
-    described: StratifiedMask | BernoulliMask
-    extra: dict[str, _Part] = {}
-    if isinstance(mask, Bernoulli):
-        described = BernoulliMask(threshold=mask.threshold, keep=mask.keep, check=check.hexdigest(8))
-        extra["counts"] = (
-            Spec(dtype="U32", shape=(len(mask.counts),)),
-            [np.array(mask.counts, "<u4").tobytes()],
-        )
-    else:
-        described = StratifiedMask(keep=mask.keep, check=check.hexdigest(8))
+    described, extra = describe(mask, entry, check=check.hexdigest(8))
     return _pruned(entry, pair, identity(entry, scan.base_spec, digest) | {"mask": described}, kept, extra)
 
 
-def _draw(entry: Entry, key: int) -> Stratified | Bernoulli:
+def _listed(entry: Entry, pair: Pair, method: Listed) -> Built:
+    """As many passes as the choice takes; the first also hashes and searches, the last gathers."""
+    scan = Scan(pair, entry)
     size = entries(entry.common)
-    if entry.method.mask == "stratified":
-        return Stratified(size=size, keep=kept_count(entry.method, size), key=key)
-    return Bernoulli.draw(size=size, key=key, threshold=threshold(entry.method))
-
-
-def _listed(entry: Entry, pair: Pair) -> Built:
-    """Three passes: two find the threshold (the first also hashes and searches), the third gathers."""
-    scan, passes = Scan(pair, entry), 0
-    size = entries(entry.common)
-
-    def differences() -> Iterator[F32]:
-        nonlocal passes
-        passes += 1
-        read = scan.take if passes == 1 else scan.pair
-        for start, stop in scan.spans():
-            base, tuned = read(start, stop)
-            yield difference(base, scan.base_spec.dtype, tuned, entry.tuned.dtype)
-
-    keep = kept_count(entry.method, size)
-    found = scores.largest(differences, keep=keep)
+    keep = kept_count(method, size)
+    encoder, kept, check = PositionEncoder(size=size, keep=keep), _Kept(entry, pair), blake3()
+    norms = pair.norms[entry.name] if method.score == "wanda" else None
+    for positions, values in chosen(entry, scan, method, norms):
+        encoder.add(positions)
+        check.update(positions.view(np.uint8).data)
+        kept.add(values)
     digest = scan.digest()
     if scan.same:
         return _same(entry, scan, digest)
     scan.check_finite()
-    encoder, kept, check = PositionEncoder(size=size, keep=keep), _Kept(entry, pair), blake3()
-    for positions, values in scores.kept(differences, found):
-        encoder.add(positions)
-        check.update(positions.view(np.uint8).data)
-        kept.add(values)
     coding, blob = encoder.finish()
-    mask = ListedMask(keep=keep, score="magnitude", coding=coding, check=check.hexdigest(8))
+    mask = ListedMask(keep=keep, score=method.score, coding=coding, check=check.hexdigest(8))
     extra = {"positions": (Spec(dtype="U8", shape=(len(blob),)), [blob])}
     return _pruned(entry, pair, identity(entry, scan.base_spec, digest) | {"mask": mask}, kept, extra)
 

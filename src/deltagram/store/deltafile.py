@@ -12,6 +12,7 @@ from deltagram import seeds
 from deltagram.arrays import DTYPES, F64, Bits
 from deltagram.delta.masks import BLOCK, Bernoulli, Mask, Stratified, check
 from deltagram.delta.stored import Distances, Pruned, Stored, Whole
+from deltagram.delta.submatrix import Submatrix
 from deltagram.errors import FormatError
 from deltagram.store import scales
 from deltagram.store.checkpoint import map_file
@@ -21,7 +22,14 @@ from deltagram.store.manifest import Manifest, base_reference, base_tensors, fea
 from deltagram.store.parts import Part, damage, may_travel, part_specs, pattern_words, payload_digest
 from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
-from deltagram.store.tensors import BernoulliMask, ExactTensor, PrunedTensor, StratifiedMask, WholeTensor
+from deltagram.store.tensors import (
+    ColumnsMask,
+    ExactTensor,
+    ListedMask,
+    PrunedTensor,
+    StratifiedMask,
+    WholeTensor,
+)
 
 NAME: Final = "delta.safetensors"
 INDEX: Final = "delta.safetensors.index.json"
@@ -73,14 +81,32 @@ class Delta:
         with damage(name):
             if isinstance(mask, StratifiedMask):
                 return Stratified(size=size, keep=mask.keep, key=key)
-            if isinstance(mask, BernoulliMask):
-                counts = np.frombuffer(self.parts[f"{name}:counts"].data, "<u4")
-                drawn = Bernoulli(size=size, key=key, threshold=mask.threshold, counts=tuple(counts.tolist()))
-                if drawn.keep != mask.keep:
-                    raise ValueError(f"its counts add up to {drawn.keep}, the manifest says {mask.keep}")
-                return drawn
-            positions = self.parts[f"{name}:positions"].data
-            return CodedPositions(positions, size=size, keep=mask.keep, coding=mask.coding)
+            if isinstance(mask, ListedMask):
+                positions = self.parts[f"{name}:positions"].data
+                return CodedPositions(positions, size=size, keep=mask.keep, coding=mask.coding)
+            drawn = (
+                self._columns(name, mask, key)
+                if isinstance(mask, ColumnsMask)
+                else self._bernoulli(name, mask.threshold, size=size, key=key)
+            )
+            if drawn.keep != mask.keep:
+                raise ValueError(f"its counts add up to {drawn.keep}, the manifest says {mask.keep}")
+            return drawn
+
+    def _bernoulli(self, name: str, threshold: int, *, size: int, key: int) -> Bernoulli:
+        counts = np.frombuffer(self.parts[f"{name}:counts"].data, "<u4")
+        return Bernoulli(size=size, key=key, threshold=threshold, counts=tuple(counts.tolist()))
+
+    def _columns(self, name: str, mask: ColumnsMask, key: int) -> Submatrix:
+        rows, cols = self._pruned(name).common.shape
+        columns = np.frombuffer(self.parts[f"{name}:columns"].data, "<u4")
+        size = rows * mask.columns
+        inside: Stratified | Bernoulli
+        if mask.threshold is None:
+            inside = Stratified(size=size, keep=mask.keep, key=key)
+        else:
+            inside = self._bernoulli(name, mask.threshold, size=size, key=key)
+        return Submatrix(rows=rows, cols=cols, columns=columns, inside=inside)
 
     def values(self, name: str) -> ValueReader:
         """The kept values of a pruned tensor."""

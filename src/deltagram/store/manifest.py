@@ -14,7 +14,7 @@ from deltagram.store.tensors import Digest, PrunedTensor, Shape, Size, StoredTen
 
 VERSION: Final = 1
 FEATURES: Final = frozenset(
-    {"stratified", "bernoulli", "listed", "uniform", "codebook", "zstd", "resized", "exact"},
+    {"stratified", "bernoulli", "listed", "columns", "wanda", "uniform", "codebook", "zstd", "resized", "exact"},
 )
 
 
@@ -130,6 +130,7 @@ def features(tensors: Mapping[str, StoredTensor]) -> list[str]:
     for entry in tensors.values():
         if isinstance(entry, PrunedTensor):
             needed.add(entry.mask.kind)
+            needed |= {getattr(entry.mask, "score", "")} & FEATURES
             needed |= {entry.values.codec} & FEATURES
             needed |= {entry.values.pack} if entry.values.pack else set()
         needed |= {entry.form} & FEATURES

@@ -5,14 +5,16 @@ from typing import Any
 
 from deltagram.arrays import Spec, entries
 from deltagram.delta.masks import WORDS
-from deltagram.delta.methods import kept_count, threshold
+from deltagram.delta.methods import Listed, Structural, kept_count, threshold
 from deltagram.delta.plan import Entry, Plan
+from deltagram.delta.submatrix import inside
 from deltagram.store.deltafile import FORMAT
 from deltagram.store.header import header_text
 from deltagram.store.manifest import Manifest
 from deltagram.store.parts import part_specs
 from deltagram.store.tensors import (
     BernoulliMask,
+    ColumnsMask,
     ExactTensor,
     ListedMask,
     PrunedTensor,
@@ -53,14 +55,21 @@ def identity(entry: Entry, base: Spec, digest: str) -> dict[str, Any]:
     }
 
 
-def _mask(entry: Entry) -> StratifiedMask | BernoulliMask | ListedMask:
+def _mask(entry: Entry) -> StratifiedMask | BernoulliMask | ListedMask | ColumnsMask:
     size = entries(entry.common)
+    if isinstance(entry.method, Structural):
+        within = inside(entry.method, entry.common)
+        return ColumnsMask(
+            columns=within.columns, score=entry.method.score, threshold=within.threshold, keep=within.entries,
+            check=_CHECK,
+        )  # fmt: skip
     if entry.method.mask == "stratified":
         return StratifiedMask(keep=kept_count(entry.method, size), check=_CHECK)
     if entry.method.mask == "bernoulli":
         return BernoulliMask(keep=size, threshold=threshold(entry.method), check=_CHECK)
     coding: Mapping[str, int | str] = {"coding": "golomb", "divisor": WORDS * WORDS}
-    return ListedMask(keep=kept_count(entry.method, size), score="magnitude", coding=coding, check=_CHECK)
+    score = entry.method.score if isinstance(entry.method, Listed) else "magnitude"
+    return ListedMask(keep=kept_count(entry.method, size), score=score, coding=coding, check=_CHECK)
 
 
 def header_bounds(manifest: Manifest, plan: Plan) -> tuple[int, int]:

@@ -13,7 +13,15 @@ from deltagram.delta.values import Floats
 from deltagram.errors import FormatError
 from deltagram.store.checkpoint import PICKLES
 from deltagram.store.digest import tensor_hasher
-from deltagram.store.tensors import BernoulliMask, ExactTensor, PrunedTensor, StoredTensor, StratifiedMask, WholeTensor
+from deltagram.store.tensors import (
+    BernoulliMask,
+    ColumnsMask,
+    ExactTensor,
+    ListedMask,
+    PrunedTensor,
+    StoredTensor,
+    WholeTensor,
+)
 
 
 @contextmanager
@@ -61,8 +69,13 @@ def part_specs(entry: StoredTensor) -> dict[str, Spec | None]:
         parts["values"] = Spec(dtype=setting.dtype, shape=(entry.mask.keep,))
     if isinstance(entry.mask, BernoulliMask):
         parts["counts"] = Spec(dtype="U32", shape=(-(-entry.common.size // BLOCK),))
-    elif not isinstance(entry.mask, StratifiedMask):
+    elif isinstance(entry.mask, ListedMask):
         parts["positions"] = None
+    elif isinstance(entry.mask, ColumnsMask):
+        parts["columns"] = Spec(dtype="U32", shape=(entry.mask.columns,))
+        if entry.mask.threshold is not None:
+            size = entry.mask.entries(entry.common.shape)
+            parts["counts"] = Spec(dtype="U32", shape=(-(-size // BLOCK),))
     if entry.form == "resized" and entry.extra.size:
         parts["rows"] = entry.extra
     return parts

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from blake3 import blake3
@@ -17,27 +17,34 @@ NAME: Final = "scales.safetensors"
 FORMAT: Final = "deltagram-scales"
 
 
-def check_divisor(name: str, divisor: F64) -> None:
-    """Raise SettingError unless every entry is finite and positive, in float32 too."""
+RowDtype = Literal["F32", "F16"]
+_ROW_FLOATS: Final[Mapping[RowDtype, type[np.float32 | np.float16]]] = {"F32": np.float32, "F16": np.float16}
+
+
+def check_divisor(name: str, divisor: F64, *, dtype: RowDtype = "F32") -> None:
+    """Raise SettingError unless every entry is finite and positive, rounded to float32 (or to `dtype`) too."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        rounded = divisor.astype(np.float32)
-    if not (np.isfinite(divisor).all() and np.isfinite(rounded).all() and (rounded > 0).all()):
-        worst = divisor.reshape(-1)[int(np.argmin(np.where(np.isfinite(divisor), divisor, -np.inf)))]
-        raise SettingError(f"divide-by of {name}", f"is {worst}", expected="a positive, finite number")
+        rounded = divisor.astype(_ROW_FLOATS[dtype]).astype(np.float64)
+    sound = np.isfinite(divisor) & np.isfinite(rounded) & (rounded > 0)
+    if not sound.all():
+        worst = divisor.reshape(-1)[int(np.argmin(sound.reshape(-1)))]
+        narrow = " (in float16 too)" if dtype == "F16" else ""
+        raise SettingError(f"divide-by of {name}", f"is {worst}", expected=f"a positive, finite number{narrow}")
 
 
-def scales_bytes(divisors: Mapping[str, F64], manifest: str) -> bytes:
-    """The file's bytes: F64 scalars for whole tensors, F32 vectors of one entry a row.
+def scales_bytes(divisors: Mapping[str, F64], manifest: str, *, row_dtype: RowDtype = "F32") -> bytes:
+    """The file's bytes: F64 scalars for whole tensors, vectors of `row_dtype` for one entry a row.
 
-    `manifest` is the manifest's digest.
+    `manifest` is the manifest's digest. Raises SettingError for a divisor that is not positive and finite as stored.
     """
     specs: dict[str, Spec] = {}
     data: list[bytes] = []
     for name, divisor in divisors.items():
-        check_divisor(name, divisor)
         by_row = divisor.ndim == 1
-        specs[name] = Spec(dtype="F32" if by_row else "F64", shape=divisor.shape)
-        data.append(divisor.astype("<f4" if by_row else "<f8").tobytes())
+        check_divisor(name, divisor, dtype=row_dtype if by_row else "F32")
+        specs[name] = Spec(dtype=row_dtype if by_row else "F64", shape=divisor.shape)
+        stored = np.dtype(_ROW_FLOATS[row_dtype] if by_row else np.float64).newbyteorder("<")
+        data.append(divisor.astype(stored).tobytes())
     digest = _content_digest({name: (spec, part) for (name, spec), part in zip(specs.items(), data, strict=True)})
     metadata = {"format": FORMAT, "manifest": manifest, "digest": digest}
     return framed(header_text(specs, metadata)) + b"".join(data)

@@ -1,14 +1,16 @@
 """One pass over a pair of tensors: the base is hashed and both are searched for faults as they are read."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from deltagram.arrays import DTYPES, F32, U64, Bits, convert, entries
 from deltagram.delta import kernels
+from deltagram.delta.difference import difference
 from deltagram.delta.plan import Entry
+from deltagram.delta.scores import InputNorms
 from deltagram.errors import PlanError
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
 from deltagram.store.digest import tensor_hasher
@@ -19,13 +21,14 @@ FIX = "store it whole with --whole '{name}', or everything with --method exact"
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The two checkpoints, the seed, and where spooled bytes may lie."""
+    """The two checkpoints, the seed, where spooled bytes may lie, and input norms by tensor for methods that weigh."""
 
     base: Checkpoint
     tuned: Checkpoint
     seed: int
     pack: bool
     folder: Path
+    norms: Mapping[str, InputNorms] = field(default_factory=dict)
 
 
 class Scan:
@@ -39,16 +42,21 @@ class Scan:
         self.base_finite = self.base_fits = self.tuned_finite = True
         self._hasher = tensor_hasher(self.base_name, self.base_spec)
 
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """Entry ranges of about one mebibyte."""
+    def spans(self, *, multiple: int = 1) -> Iterator[tuple[int, int]]:
+        """Entry ranges of about one mebibyte, of whole rows where a row has `multiple` entries."""
         size = entries(self._entry.common)
         widest = max(DTYPES[s.dtype].bits.itemsize for s in (self.base_spec, self._entry.tuned))
-        step = BLOCK_BYTES // widest
+        step = max(1, BLOCK_BYTES // widest // multiple) * multiple
         return ((start, min(start + step, size)) for start in range(0, size, step))
 
     def pair(self, start: int, stop: int) -> tuple[Bits, Bits]:
         """Base and tuned bit patterns of a range, without looking at them."""
         return self._pair.base.bits(self.base_name, start, stop), self._pair.tuned.bits(self._entry.name, start, stop)
+
+    def differences(self, start: int, stop: int, *, first: bool) -> F32:
+        """`tuned - base` of a range of two floating tensors; with `first` the range is taken, else only read."""
+        base, tuned = self.take(start, stop) if first else self.pair(start, stop)
+        return difference(base, self.base_spec.dtype, tuned, self._entry.tuned.dtype)
 
     def take(self, start: int, stop: int) -> tuple[Bits, Bits]:
         """`pair`, hashed and searched; call for every range once, in order."""

@@ -43,7 +43,7 @@ class ListedMask(Strict):
 
     kind: Literal["listed"] = "listed"
     keep: Annotated[int, Field(ge=1, lt=1 << 63)]
-    score: Literal["magnitude"]
+    score: Literal["magnitude", "wanda"]
     coding: Mapping[str, int | str]
     check: _Check
 
@@ -52,6 +52,23 @@ class ListedMask(Strict):
         if next(iter(self.coding), None) != "coding":
             raise ValueError("the coding's name does not come first")
         return self
+
+
+class ColumnsMask(Strict):
+    """A seeded mask inside `columns` input columns, which are data; Bernoulli if there is a `threshold`."""
+
+    kind: Literal["columns"] = "columns"
+    columns: Annotated[int, Field(ge=1, lt=WORDS)]
+    score: Literal["random", "magnitude", "wanda"]
+    threshold: Annotated[int, Field(ge=0, le=WORDS)] | None = None
+    keep: Size
+    check: _Check
+
+    def entries(self, shape: tuple[int, ...]) -> int:
+        """Entries of the chosen columns of a matrix of this shape. Raises ValueError where it cannot have them."""
+        if len(shape) != 2 or self.columns > shape[1] or self.keep > shape[0] * self.columns:
+            raise ValueError(f"{self.keep} entries in {self.columns} columns of a tensor of shape {shape}")
+        return shape[0] * self.columns
 
 
 class StoredValues(Strict):
@@ -134,7 +151,7 @@ class PrunedTensor(_Tensor):
 
     form: Literal["pruned", "resized"]
     base_digest: Digest
-    mask: Annotated[StratifiedMask | BernoulliMask | ListedMask, Field(discriminator="kind")]
+    mask: Annotated[StratifiedMask | BernoulliMask | ListedMask | ColumnsMask, Field(discriminator="kind")]
     values: StoredValues
     digest: Digest
 
@@ -150,6 +167,8 @@ class PrunedTensor(_Tensor):
             raise ValueError("a resized tensor differs from its base in rows only")
         if self.mask.keep > self.common.size:
             raise ValueError(f"{self.mask.keep} of {self.common.size} entries kept")
+        if isinstance(self.mask, ColumnsMask):
+            self.mask.entries(self.common.shape)
         return self
 
     @property
@@ -165,12 +184,22 @@ class PrunedTensor(_Tensor):
         """DARE's divisor 1 - p: the mask's probability (Bernoulli) or its exact share of the entries (others)."""
         if isinstance(self.mask, BernoulliMask):
             return self.mask.threshold / WORDS
+        if isinstance(self.mask, ColumnsMask) and self.mask.threshold is not None:
+            return self.mask.threshold / WORDS * self.mask.columns / self.common.shape[1]
         return self.mask.keep / self.common.size
 
     @property
     def default_divisor(self) -> float:
-        """What kept values are divided by unless told: DARE's divisor for random masks, 1 for chosen entries."""
-        return 1.0 if isinstance(self.mask, ListedMask) else self.dare_divisor
+        """What kept values are divided by unless told: DARE's divisor for random masks, 1 for chosen entries.
+
+        Columns chosen by a score stand for themselves: theirs is the kept share inside them.
+        """
+        if isinstance(self.mask, ListedMask):
+            return 1.0
+        if isinstance(self.mask, ColumnsMask) and self.mask.score != "random":
+            drawn = self.mask.threshold
+            return self.mask.keep / self.mask.entries(self.common.shape) if drawn is None else drawn / WORDS
+        return self.dare_divisor
 
     @property
     def extra(self) -> Spec:
