@@ -56,9 +56,15 @@ def prune(
         float | None, typer.Option(help="Share of input columns that columns... keep entries in; 5 x --keep.")
     ] = None,
     calibration: Calibration = None,
+    labels: Labels = None,
+    metric: Metric = None,
     texts: Texts = 64,
     max_length: MaxLength = 128,
-    divide_by: Annotated[str, typer.Option(help="What kept values are divided by: dare, or a number.")] = "dare",
+    device: Device = "cpu",
+    divide_by: Annotated[str, typer.Option(help=DIVIDE_BY)] = "dare",
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Fit kept values to the fine-tuned model's outputs (--calibration).")
+    ] = False,
     values: Annotated[
         str | None,
         typer.Option(help="f32, bf16, f16, 8bit to 2bit, sign, codebook8, 4, 3, 2; bf16, or 4bit with --budget."),
@@ -83,9 +89,9 @@ def prune(
     with show.progress(quiet=json) as bar:
         record = jobs.prune(
             hub.locate(base), hub.locate(tuned), out, keep=keep, budget=size, method=method, columns=columns,
-            calibration=calibration, texts=texts, max_length=max_length, divide_by=divide_by, values=values, pack=pack,
-            plan=plan, whole=whole or (), rename=pairs, seed=seed, with_code=with_code, force=force, threads=threads,
-            progress=bar,
+            calibration=calibration, labels=labels, metric=metric, texts=texts, max_length=max_length, device=device,
+            divide_by=divide_by, refit=refit, values=values, pack=pack, plan=plan, whole=whole or (), rename=pairs,
+            seed=seed, with_code=with_code, force=force, threads=threads, progress=bar,
         )  # fmt: skip
     emit(record, show_prune, json=json)
 
@@ -171,6 +177,8 @@ def rescale(
 def show_prune(record: "Record") -> None:
     """One line of result, one of plan."""
     n = record.numbers
+    if "search" in n:
+        show_search(n["search"])
     forms = Counter(row["form"] for row in record.tensors.values())
     page = show.out()
     page.print(

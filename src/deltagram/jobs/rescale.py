@@ -10,7 +10,7 @@ from deltagram.arrays import F64
 from deltagram.errors import SettingError
 from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.planning import divisor_number
-from deltagram.jobs.search import RULES, check_rule, search
+from deltagram.jobs.search import RULES, check_rule, narrowest, search
 from deltagram.jobs.variant import variant
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
@@ -43,7 +43,8 @@ def rescale(
     number a row (tensors it does not name keep theirs), or a rule of `jobs.search.RULES`, which looks for divisors on
     texts (`calibration`, the first `texts` of them) or labelled texts (`labels`, by `metric`), and needs `base` and,
     but for "labels", `tuned`. `numbers` then holds the curve and the forward passes. `row_dtype` is how numbers of rows
-    are stored: F16 takes two bytes a row, and what it cannot hold is refused. DAREx-q, arXiv 2410.09344, 3.
+    are stored: F16 takes two bytes a row, and what it cannot hold is refused (a rule takes it where it can). DAREx-q,
+    arXiv 2410.09344, section 3.
 
     Raises FormatError for a damaged delta, SettingError for a divisor, name, rule or text that cannot be, BaseError for
     another base, CheckpointError for a model that cannot be built; then nothing is written.
@@ -62,7 +63,7 @@ def rescale(
         known = None if tuned is None else Path(tuned)
         with variant(opened, Path(base), tuned=known, device=device) as live:
             found = search(live, divide_by, evidence, progress=progress)
-        chosen, numbers = dict(found.divisors), {"search": found.numbers}
+        chosen, numbers, row_dtype = dict(found.divisors), {"search": found.numbers}, narrowest(found.divisors)
     else:
         chosen = _divisors(opened, pruned, divide_by)
     data = scales.scales_bytes(chosen, opened.digest, row_dtype=row_dtype)

@@ -14,6 +14,7 @@ from deltagram.errors import SettingError
 from deltagram.jobs.evidence import LOSS, Evidence, calibration_batches, labelled
 from deltagram.jobs.variant import Variant
 from deltagram.progress import SILENT, Progress
+from deltagram.store.scales import RowDtype
 from deltagram.store.tensors import ListedMask
 from deltagram.training import activations, distil, outputs
 from deltagram.training.loaded import Batch
@@ -22,9 +23,9 @@ from deltagram.training.trial import Divisors
 RULES: Final = ("output", "output-layers", "labels", "labels-layers", "distil", "distil-rows")
 MOST: Final = 30  # values of the knob that a search tries
 _RATIOS: Final = np.geomspace(1, 32, 14)  # of DARE's divisor, for random masks
-_RATIOS_LISTED: Final = np.geomspace(0.25, 4, 14)  # of 1, for chosen entries
+_RATIOS_BOTH: Final = np.geomspace(0.25, 4, 13)  # of 1, for chosen entries, and of fitted divisors
 _SHARES: Final = np.concatenate([[0.0], np.geomspace(0.004, 2, 13)])  # tau
-_DISTIL_TEXTS: Final = 512
+DISTIL_TEXTS: Final = 512
 _DISTIL_STEPS: Final = 80
 
 
@@ -34,6 +35,13 @@ class Found:
 
     divisors: Mapping[str, F64]
     numbers: Mapping[str, Any] = field(default_factory=dict)
+
+
+def narrowest(divisors: Mapping[str, F64]) -> RowDtype:
+    """How divisors by row are stored: in two bytes, unless one of them would not survive it."""
+    with np.errstate(over="ignore"):
+        narrow = [d.astype(np.float16) for d in divisors.values() if d.ndim]
+    return "F16" if all(np.isfinite(d).all() and (d > 6.2e-5).all() for d in narrow) else "F32"
 
 
 def check_rule(rule: str, evidence: Evidence, *, tuned: bool) -> None:
@@ -48,8 +56,17 @@ def check_rule(rule: str, evidence: Evidence, *, tuned: bool) -> None:
         raise SettingError(f"--divide-by {rule}", "needs the fine-tuned model", fix="give it with --tuned MODEL")
 
 
-def search(variant: Variant, rule: str, evidence: Evidence, *, progress: Progress = SILENT) -> Found:
+def search(
+    variant: Variant,
+    rule: str,
+    evidence: Evidence,
+    *,
+    start: Mapping[str, F64] | None = None,
+    progress: Progress = SILENT,
+) -> Found:
     """Divisors by one of `RULES`; leaves the model with some pruned delta on it.
+
+    Searches look at multiples of `start`, or of each tensor's default divisor.
 
     `output`: one factor, the least mean absolute change of the last hidden states from the fine-tuned model's;
     `labels`: one factor, the best in a metric on labelled texts; `...-layers`: (1-p) + tau p Q_l / S_l^2 for layer l
@@ -58,9 +75,9 @@ def search(variant: Variant, rule: str, evidence: Evidence, *, progress: Progres
     """
     check_rule(rule, evidence, tuned=variant.tuned is not None)
     if rule.startswith("distil"):
-        return _distilled(variant, rule, evidence, progress)
+        return _distilled(variant, rule, evidence, start, progress)
     measure = _by_labels(variant, evidence) if rule.startswith("labels") else _by_output(variant, evidence)
-    family = _layers(variant, measure.batches) if rule.endswith("-layers") else _one(variant)
+    family = _layers(variant, measure.batches) if rule.endswith("-layers") else _one(variant, start)
     return _swept(variant, rule, measure, family, progress)
 
 
@@ -130,13 +147,13 @@ def _by_labels(variant: Variant, evidence: Evidence) -> _Measure:
     return _Measure(name=known.metric, batches=known.batches, texts=known.texts, error=known.error, passes=0, sign=sign)
 
 
-def _one(variant: Variant) -> _Family:
-    default = variant.default_divisors()
-    listed = any(divisor == 1 for divisor in default.values())
-    ratios = _RATIOS_LISTED if listed else _RATIOS
+def _one(variant: Variant, start: Mapping[str, F64] | None) -> _Family:
+    """Multiples of one set of divisors; both ways from those that are no longer DARE's."""
+    begin = variant.default_divisors() if start is None else start
+    both = start is not None or any(divisor == 1 for divisor in begin.values())
     return _Family(
-        divisors=lambda knob: {name: knob * divisor for name, divisor in default.items()},
-        coarse=tuple(float(x) for x in ratios),
+        divisors=lambda knob: {name: knob * divisor for name, divisor in begin.items()},
+        coarse=tuple(float(x) for x in (_RATIOS_BOTH if both else _RATIOS)),
     )
 
 
@@ -159,11 +176,13 @@ def _layers(variant: Variant, made: list[Batch]) -> _Family:
     return _Family(divisors=divisors, coarse=tuple(float(x) for x in _SHARES), passes=1)
 
 
-def _distilled(variant: Variant, rule: str, evidence: Evidence, progress: Progress) -> Found:
+def _distilled(
+    variant: Variant, rule: str, evidence: Evidence, start: Mapping[str, F64] | None, progress: Progress
+) -> Found:
     """The best single factor first, then gradients from there; fewer texts are gone through more often."""
-    made = calibration_batches(variant.run, evidence, most=max(evidence.texts, _DISTIL_TEXTS))
+    made = calibration_batches(variant.run, evidence, most=max(evidence.texts, DISTIL_TEXTS))
     expected = distil.targets(variant.run, made)
-    begin = _swept(variant, "output", _by_output(variant, evidence), _one(variant), progress)
+    begin = _swept(variant, "output", _by_output(variant, evidence), _one(variant, start), progress)
     trial = variant.trial()
     kept = {name: tensor.mask.keep for name, tensor in variant.stored.items()}
     rows = {name: trial.rows(name) for name in trial.names}

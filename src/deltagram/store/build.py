@@ -137,13 +137,14 @@ def _listed(entry: Entry, pair: Pair, method: Listed) -> Built:
 
 
 class _Kept:
-    """Kept differences on their way into a codec; a codebook first waits for all of them."""
+    """Kept differences (or what was fitted in their place) on their way into a codec; a codebook waits for all."""
 
     def __init__(self, entry: Entry, pair: Pair) -> None:
         self._setting, self._pair = entry.values, pair
         self._book_bits = entry.values.bits if isinstance(entry.values, Codebook) else 0
         self._counts: U64 = np.zeros(1 << 16, np.uint64)
         self._waiting = Spool(pair.folder)
+        self._fitted, self._taken = pair.fitted.get(entry.name), 0
         self._writer = None if self._book_bits else self._open(None)
         self.overflowed = False
 
@@ -152,6 +153,9 @@ class _Kept:
 
     def add(self, values: F32) -> None:
         """Append differences; those that are not finite are counted as a fault, not stored."""
+        if self._fitted is not None:
+            values = self._fitted[self._taken : self._taken + values.size]
+            self._taken += values.size
         finite = np.isfinite(values)
         if not finite.all():
             self.overflowed = True

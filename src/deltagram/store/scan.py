@@ -21,7 +21,10 @@ FIX = "store it whole with --whole '{name}', or everything with --method exact"
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """The two checkpoints, the seed, where spooled bytes may lie, and input norms by tensor for methods that weigh."""
+    """The two checkpoints, the seed, where spooled bytes may lie; what else is known of tensors, by name.
+
+    `norms` are input norms for methods that weigh by them; `fitted` are values to keep in the place of the differences.
+    """
 
     base: Checkpoint
     tuned: Checkpoint
@@ -29,6 +32,7 @@ class Pair:
     pack: bool
     folder: Path
     norms: Mapping[str, InputNorms] = field(default_factory=dict)
+    fitted: Mapping[str, F32] = field(default_factory=dict)
 
 
 class Scan:
