@@ -20,6 +20,7 @@ from deltagram.errors import PlanError, SettingError
 from deltagram.jobs import inspect, prune, rescale, restore, verify
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.deltafile import open_delta
+from deltagram.store.tensors import PrunedTensor
 
 State = dict[str, NDArray[Any]]
 KEEP = 0.07
@@ -251,6 +252,18 @@ def test_dare_divides_by_the_kept_share_whatever_the_method(pair: tuple[Path, Pa
             assert float(opened.divisors[name]) == pytest.approx(share, rel=6 / row["kept"] ** 0.5)
     if method in ("random", "bernoulli", "columns"):
         assert (delta / "scales.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("method", PRUNING)
+@pytest.mark.parametrize("keep", [0.01, 0.2])
+def test_a_stored_tensor_knows_what_it_is_divided_by_unless_told(
+    pair: tuple[Path, Path], method: str, keep: float
+) -> None:
+    """The plan's divisor, found again from the manifest alone, to the last bit."""
+    made(pair, method, keep=keep)
+    opened = open_delta(pair[0].parent / "delta")
+    entries = {n: entry for n, entry in opened.manifest.tensors.items() if isinstance(entry, PrunedTensor)}
+    assert {n: entry.default_divisor for n, entry in entries.items()} == {n: float(opened.divisors[n]) for n in entries}
 
 
 @pytest.mark.parametrize("method", PRUNING)

@@ -48,8 +48,8 @@ def prune(
     method: Annotated[
         str,
         typer.Option(
-            help="random, bernoulli; magnitude, wanda (each also -rows: alike in every row); columns, "
-            "columns-magnitude, columns-wanda; or exact (lossless). Those with wanda need --calibration."
+            help="random, bernoulli, magnitude, magnitude-rows, wanda, wanda-rows, columns, columns-magnitude, "
+            "columns-wanda or exact (lossless). Those with wanda need --calibration."
         ),
     ] = "random",
     columns: Annotated[
