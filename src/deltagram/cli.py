@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 import typer.core
 
-from deltagram.commands import deltas, demo
+from deltagram.commands import deltas, demo, prune
 from deltagram.errors import DeltagramError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 
 for command in (
-    deltas.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
+    prune.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
     demo.demo,
 ):  # fmt: skip
     app.command()(command)

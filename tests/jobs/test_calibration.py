@@ -119,7 +119,7 @@ def test_wanda_from_the_command_line(
 
 def test_columns_are_weighed_on_texts_and_gpt2_says_what_it_stores(tmp_path: Path) -> None:
     base, tuned, texts = folders(gpt2(), tmp_path)
-    record = prune(base, tuned, tmp_path / "d", method="columns", keep=0.05, calibration=texts)
+    record = prune(base, tuned, tmp_path / "d", method="columns-wanda", keep=0.05, calibration=texts)
     assert record.settings["method"] == "columns-wanda"
     reasons = {row["reason"] for name, row in record.tensors.items() if ".h." in name and "reason" in row}
     assert reasons == {"method; may be stored (input, output): random instead of columns"}

@@ -167,9 +167,9 @@ def test_columns_are_chosen_and_filled(
     }  # fmt: skip
 
 
-def test_columns_with_calibration_are_weighed_and_without_norms_are_not(pair: tuple[Path, Path]) -> None:
+def test_columns_with_norms_are_weighed_and_those_without_are_not(pair: tuple[Path, Path]) -> None:
     norms = {"layer.weight": NORMS["layer.weight"]}
-    record, _ = made(pair, "columns", calibration=norms)
+    record, _ = made(pair, "columns-wanda", calibration=norms)
     assert record.settings["method"] == "columns-wanda"
     assert {name: row["score"] for name, row in record.tensors.items() if row.get("mask") == "columns"} == {
         "layer.weight": "wanda", "half.weight": "magnitude",

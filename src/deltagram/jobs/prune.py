@@ -63,7 +63,8 @@ def prune(
     which the first `texts` are used, each cut at `max_length` tokens, or the norms that `jobs.calibration.input_norms`
     found in them. `divide_by`: "dare" (the method's own divisor), a number, or a rule of `jobs.search.RULES` that looks
     for divisors on `calibration` or, by `metric`, on `labels`; `rescale` changes it later. With `refit` the kept values
-    are fitted to the fine-tuned model's outputs on `calibration`. `values`: a name in `delta.values.VALUES`. `plan` is a YAML file of rules, `whole` globs of tensors to store unpruned.
+    are fitted to the fine-tuned model's outputs on `calibration`. `values`: a name in `delta.values.VALUES`. `plan` is
+    a YAML file of rules, `whole` globs of tensors to store unpruned.
     DARE: Yu et al., ICML 2024; DAREx: arXiv 2410.09344; WANDA: Sun et al., ICLR 2024.
 
     Raises SettingError, CheckpointError, PlanError or OutputError; then nothing is written.
@@ -117,7 +118,8 @@ def prune(
         "base": str(base), "tuned": str(tuned), "out": str(out), "budget": budget,
         "keep": KEEP if keep is None and budget is None and method != "exact" else keep, "method": method,
         "columns": columns, "calibration": "" if isinstance(calibration, Mapping) else str(calibration or ""),
-        "labels": str(labels or ""), "divide_by": divide_by, "refit": refit, "values": values or ("bf16" if budget is None else "4bit"),
+        "labels": str(labels or ""), "divide_by": divide_by, "refit": refit,
+        "values": values or ("bf16" if budget is None else "4bit"),
         "pack": pack, "rename": [f"{old}={new}" for old, new in rename], "whole": list(whole), "plan": str(plan or ""),
     }  # fmt: skip
     stored = {entry.name: _told(entry, manifest.tensors[entry.name]) for entry in made.entries}
