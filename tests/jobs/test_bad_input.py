@@ -31,7 +31,7 @@ SETTINGS = {
     "--method best": ("--method: 'best' is unknown, expected random or bernoulli or", " wanda or", " columns or"),
     "--method wanda": ("--calibration: is missing, and WANDA weighs entries by what goes into each layer, expected",),
     "--method columns-wanda": ("--calibration: is missing",),
-    "--method magnitude --calibration plan.yaml": ("--calibration: nothing here looks at texts", "give --method wanda or"),
+    "--method magnitude --calibration p.yaml": ("--calibration: nothing here looks at texts", "give --method wanda or"),
     "--method wanda --calibration nothing.jsonl": ("error: nothing.jsonl: there is no such file",),
     "--columns 0.1": ("--columns: method random chooses no columns; ",),
     "--method columns --columns 0.001": ("--columns: 0.001 is outside [0.01, 1]; give a share of columns",),
