@@ -59,7 +59,8 @@ def make_joint_plan(form: Side, sides: Sequence[Side], base: Specs | None, *, co
         names = [_find(side, name, source, form) for side in sides]
         fault = _fault(form, sides, base, name=name, names=names, based=based)
         for taken, found in zip(used, names, strict=True):
-            taken |= {found} - {None}
+            if found is not None:
+                taken.add(found)
         spec = form.specs[name]
         if fault and not copy:
             raise fault

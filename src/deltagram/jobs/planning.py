@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deltagram.delta.methods import METHODS, Method
 from deltagram.delta.plan import Form, Plan, Rule, fit_budget, make_plan
 from deltagram.delta.values import VALUES, Values
 from deltagram.errors import SettingError
+from deltagram.jobs.strictyaml import read_yaml
 from deltagram.store.checkpoint import Checkpoint
 
 KEEP = 0.01
@@ -100,38 +99,12 @@ def divisor_number(text: float | str, *, where: str = "--divide-by") -> float:
     return number
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, or ConstructorError for a key that stands twice."""
-        seen: list[object] = []
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"has {name!r} twice", key.start_mark)
-            seen.append(name)
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> list[tuple[str, _YamlRule]]:
     """The rules of a YAML file: {tensors: [{match: GLOB, form: ..., method: ..., keep: ..., values: ...}]}."""
     try:
-        parsed: Any = yaml.load(path.read_text("utf-8"), _OnceLoader)
-        rules = _YamlPlan.model_validate(parsed).tensors
-    except OSError as fault:
-        raise SettingError(str(path), f"cannot be read ({fault.strerror})") from None
-    except yaml.MarkedYAMLError as fault:
-        line = f" (line {fault.problem_mark.line + 1})" if fault.problem_mark else ""
-        raise SettingError(str(path), f"is not YAML: {fault.problem}{line}", expected=_SHAPE) from None
-    except RecursionError:
-        raise SettingError(str(path), "is not YAML: it is nested too deep", expected=_SHAPE) from None
+        rules = _YamlPlan.model_validate(read_yaml(path, shape=_SHAPE)).tensors
     except ValidationError as fault:
         raise _invalid(path, fault) from None
-    except (yaml.YAMLError, ValueError, AttributeError) as fault:  # a tag whose text is not of its kind
-        raise SettingError(str(path), f"is not YAML: {' '.join(str(fault).split())}", expected=_SHAPE) from None
     return [(f"{path} rule {number}", rule) for number, rule in enumerate(rules, 1)]
 
 
