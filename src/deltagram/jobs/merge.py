@@ -8,6 +8,7 @@ from typing import Any
 from deltagram.delta import backend
 from deltagram.errors import SettingError
 from deltagram.jobs.mergetable import Table, open_table
+from deltagram.jobs.planning import method_named, values_named
 from deltagram.jobs.prune import prune
 from deltagram.jobs.recipe import DARE, DTYPES, Recipe
 from deltagram.progress import SILENT, Progress
@@ -101,6 +102,10 @@ def _check_settings(
         raise SettingError("--keep and --values", "say how a delta is pruned", fix="add --as delta, or leave them out")
     if written == "delta" and keep is None and values is not None:
         raise SettingError("--values", "a delta without --keep is lossless", fix="add --keep, or leave it out")
+    if keep is not None:
+        method_named("magnitude", keep, method_at="--method", keep_at="--keep")
+    if values is not None:
+        values_named(values, "--values")
     if written == "delta" and recipe.base is None:
         raise SettingError("--as delta", "no base is named", fix="name one (base_model)")
 

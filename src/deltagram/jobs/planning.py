@@ -53,7 +53,7 @@ def plan_for(
         raise SettingError("whole", f"{whole!r} is one text", expected="a sequence of globs")
     if keep is not None and budget is not None:
         raise SettingError("--keep and --budget", "contradict each other", fix="give one of them")
-    codec = _values(values or ("bf16" if budget is None else "4bit"), "--values")
+    codec = values_named(values or ("bf16" if budget is None else "4bit"), "--values")
     divisor = None if divide_by == "dare" else divisor_number(divide_by)
     if method == "exact" and (any(given is not None for given in (keep, budget, values, divisor)) or not pack):
         fix = "leave out --keep, --budget, --values, --divide-by and --no-pack"
@@ -62,7 +62,7 @@ def plan_for(
     given = [Rule(match=pattern, form="whole", source=f"--whole '{pattern}'") for pattern in whole]
 
     def make(share: float) -> Plan:
-        chosen = _method(method, share, method_at="--method", keep_at="--keep")
+        chosen = method_named(method, share, method_at="--method", keep_at="--keep")
         return make_plan(
             base.specs, tuned.specs, method=chosen, values=codec,
             divide_by=divisor, rename=rename,
@@ -72,7 +72,8 @@ def plan_for(
     return make(KEEP if keep is None else keep) if budget is None else fit_budget(make, budget)
 
 
-def _method(name: str, keep: float, *, method_at: str, keep_at: str) -> Method:
+def method_named(name: str, keep: float, *, method_at: str, keep_at: str) -> Method:
+    """The method of that name that keeps that share. Raises SettingError, naming `method_at` or `keep_at`."""
     if name not in METHODS:
         raise SettingError(method_at, f"{name!r} is unknown", expected=" or ".join(METHODS))
     if not 0 < keep <= 1:
@@ -80,7 +81,8 @@ def _method(name: str, keep: float, *, method_at: str, keep_at: str) -> Method:
     return METHODS[name](keep=1.0 if name == "exact" else keep)
 
 
-def _values(name: str, where: str) -> Values:
+def values_named(name: str, where: str) -> Values:
+    """How values of that name are stored. Raises SettingError for an unknown one."""
     if name not in VALUES:
         raise SettingError(where, f"{name!r} is unknown", expected=" or ".join(VALUES))
     return VALUES[name]
@@ -134,12 +136,12 @@ def _rule(where: str, rule: _YamlRule, *, method: str, keep: float) -> Rule:
     chosen = None
     if rule.method is not None or rule.keep is not None:
         share = keep if rule.keep is None else rule.keep
-        chosen = _method(rule.method or method, share, method_at=f"{where} method", keep_at=f"{where} keep")
+        chosen = method_named(rule.method or method, share, method_at=f"{where} method", keep_at=f"{where} keep")
     return Rule(
         match=rule.match,
         form=rule.form,
         method=chosen,
-        values=None if rule.values is None else _values(rule.values, f"{where} values"),
+        values=None if rule.values is None else values_named(rule.values, f"{where} values"),
         divide_by=None if rule.divide_by is None else divisor_number(rule.divide_by, where=f"{where} divide_by"),
         source=where,
     )
