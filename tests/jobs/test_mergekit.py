@@ -1,6 +1,7 @@
 """mergekit 0.1.5 as a live oracle: the same YAML gives the same tensors; its DARE agrees where it should."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,12 +11,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import yaml
 
 from checkpoints import write_checkpoint
 from deltagram import seeds
 from deltagram.delta.masks import Bernoulli
-from deltagram.delta.merge import METHODS
 from deltagram.jobs import merge
 from deltagram.jobs.mergekit_yaml import read_recipe
 from deltagram.store.checkpoint import open_checkpoint
@@ -50,38 +49,38 @@ for _ in range(200):
     squares.append(float((kept.double() ** 2).mean()))
 (folder / "dare.json").write_text(json.dumps({"means": means, "squares": squares}))
 """
-TWO = "models: [{model: A, parameters: {weight: 0.7%s}}, {model: B, parameters: {weight: 0.4%s}}]\n"
-THREE = "models: [{model: A}, {model: B}, {model: C}]\n"
+TASK, TIES = "merge_method: task_arithmetic\nbase_model: BASE\n", "merge_method: ties\nbase_model: BASE\n"
+PLAIN = "models: [{model: A, parameters: {weight: 0.7}}, {model: B, parameters: {weight: 0.4}}]\n"
 RECIPES = {
-    "task": "merge_method: task_arithmetic\nbase_model: BASE\n" + TWO % ("", ""),
-    "task-lambda": "merge_method: task_arithmetic\nbase_model: BASE\nparameters: {lambda: 0.5, normalize: true}\n"
-    + TWO % ("", ""),
-    "ties": "merge_method: ties\nbase_model: BASE\n" + TWO % (", density: 0.3", ", density: 0.6"),
-    "ties-three": "merge_method: ties\nbase_model: BASE\nparameters: {weight: 1, density: 0.5, int8_mask: true}\n" + THREE,
-    "ties-plain": "merge_method: ties\nbase_model: BASE\nparameters: {normalize: false, rescale: true}\n"
-    + TWO % (", density: 0.2", ", density: 0.5"),
-    "ties-signs": "merge_method: ties\nbase_model: BASE\n"
-    "models: [{model: A, parameters: {weight: 1.5, density: 0.4}}, {model: B, parameters: {weight: -0.5}}]\n",
-    "linear": "merge_method: linear\n" + TWO % ("", ""),
-    "linear-base": "merge_method: linear\nparameters: {normalize: false}\nmodels: [{model: A, parameters: {weight: 0.5}}, "
-    "{model: BASE, parameters: {weight: 0.25}}, {model: B, parameters: {weight: 0.25}}]\n",
-    "dare": "merge_method: dare_linear\nbase_model: BASE\n" + TWO % (", density: 1.0", ""),
-    "dare-ties": "merge_method: dare_ties\nbase_model: BASE\nparameters: {normalize: true}\n" + TWO % ("", ""),
-    "gradients": "merge_method: task_arithmetic\nbase_model: BASE\nmodels:\n- {model: BASE}\n"
-    "- {model: A, parameters: {weight: [0, 0.5, 1e-1, 1]}}\n"
-    "- {model: B, parameters: {weight: [{filter: mlp, value: [1, 0]}, {filter: self_attn, value: 0.3}, {value: 0.9}]}}\n",
-    "filters": "merge_method: ties\nbase_model: BASE\n"
-    "parameters: {density: [{filter: mlp, value: 0.2}, 0.5], weight: 0.5}\nmodels:\n".replace("0.5], w", "{value: 0.5}], w")
-    + "- {model: A, parameters: {weight: [{filter: norm, value: 0}]}}\n- {model: B, parameters: {density: 0.7}}\n",
-    "half": "merge_method: task_arithmetic\nbase_model: BASE\nout_dtype: bfloat16\n" + TWO % ("", ""),
+    "task": TASK + PLAIN,
+    "task-lambda": TASK + "parameters: {lambda: 0.5, normalize: true}\n" + PLAIN,
+    "ties": TIES + PLAIN.replace("0.7", "0.7, density: 0.3").replace("0.4", "0.4, density: 0.6"),
+    "ties-three": TIES + "parameters: {weight: 1, density: 0.5, int8_mask: true}\n"
+    "models: [{model: A}, {model: B}, {model: C}]\n",
+    "ties-plain": TIES + "parameters: {normalize: false, rescale: true, density: 0.2}\n" + PLAIN,
+    "ties-signs": TIES + "models:\n- {model: A, parameters: {weight: 1.5, density: 0.4}}\n"
+    "- {model: B, parameters: {weight: -0.5}}\n",
+    "linear": "merge_method: linear\n" + PLAIN,
+    "linear-base": "merge_method: linear\nparameters: {normalize: false, weight: 0.25}\n"
+    "models: [{model: A, parameters: {weight: 0.5}}, {model: BASE}, {model: B}]\n",
+    "dare": "merge_method: dare_linear\nbase_model: BASE\nparameters: {density: 1.0}\n" + PLAIN,
+    "dare-ties": "merge_method: dare_ties\nbase_model: BASE\nparameters: {normalize: true}\n" + PLAIN,
+    "gradients": TASK + "models:\n- {model: BASE}\n- {model: A, parameters: {weight: [0, 0.5, 1e-1, 1]}}\n"
+    "- model: B\n  parameters:\n    weight:\n    - {filter: mlp, value: [1, 0]}\n"
+    "    - {filter: self_attn, value: 0.3}\n    - {value: 0.9}\n",
+    "filters": TIES + "parameters: {density: [{filter: mlp, value: 0.2}, {value: 0.5}], weight: 0.5}\nmodels:\n"
+    "- {model: A, parameters: {weight: [{filter: norm, value: 0}]}}\n- {model: B, parameters: {density: 0.7}}\n",
+    "half": TASK + "out_dtype: bfloat16\n" + PLAIN,
 }  # fmt: skip
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (VOCABULARY, WIDTH), "model.norm.weight": (WIDTH,), "lm_head.weight": (VOCABULARY, WIDTH),
-    }  # fmt: skip
+        "model.embed_tokens.weight": (VOCABULARY, WIDTH),
+        "model.norm.weight": (WIDTH,),
+        "lm_head.weight": (VOCABULARY, WIDTH),
+    }
     for layer in range(LAYERS):
         prefix = f"model.layers.{layer}."
         found |= {f"{prefix}self_attn.{name}_proj.weight": (WIDTH, WIDTH) for name in "qkvo"}
@@ -110,9 +109,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for side, state in states.items():
         (write_checkpoint(made / side, state) / "config.json").write_text(json.dumps(CONFIG))
     for name, text in RECIPES.items():
-        for side in states:
-            text = text.replace(f"model: {side.upper()}", f"model: {made / side}")
-        (made / f"{name}.yml").write_text(text)
+        placed = re.sub(r"model: (BASE|A|B|C)\b", lambda found: f"model: {made / found[1].lower()}", text)
+        (made / f"{name}.yml").write_text(placed)
     done = subprocess.run([sys.executable, "-c", ORACLE, str(made)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return made

@@ -60,7 +60,7 @@ class Table:
             return agreed(joint, self.base, self.variants)
         mix = self.mix(joint)
         blend = Blend(joint, mix, self.base, self.variants)
-        if mix.way.trim == "random":
+        if mix.way.trim == "random" and joint.spec.size:
             self.factors[name] = [f * d for f, d in zip(blend.factors, mix.densities, strict=True) if d < 1]
         return blend.blocks(self.spec(joint).dtype)
 
