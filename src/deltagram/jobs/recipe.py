@@ -131,8 +131,9 @@ def recipe(
         raise SettingError(
             "--density", f"there are {len(densities)} for {count} models", expected="one, or one a model"
         )
-    for weight in (*weights, scale):
-        check_weight(weight, where="--lambda" if weight is scale else "--weights")
+    check_weight(scale, where="--lambda")
+    for weight in weights:
+        check_weight(weight, where="--weights")
     for density in densities:
         check_density(density, method, where="--density")
     if consensus not in CONSENSUS:
