@@ -102,20 +102,30 @@ def combine(
     weighted = vectors * weight[:, None]
     divisor: Any = weight.sum()
     if consensus is None:
-        total = weighted.sum(axis=0)
+        total: Floats = weighted.sum(axis=0)
     else:
-        signs = np.sign(weighted)
-        ballot = weighted if consensus == "sum" else signs
-        elected = np.where(ballot.sum(axis=0) >= 0, weight.dtype.type(1), weight.dtype.type(-1))
-        agree = signs == elected
-        total = np.where(agree, weighted, 0).sum(axis=0)
-        if normalize:
-            divisor = np.where(agree, weight[:, None], 0).sum(axis=0)
-            divisor[divisor == 0] = 1
+        ballot = weighted if consensus == "sum" else np.sign(weighted)
+        total, divisor = _agreeing(weighted, weight, elected=ballot.sum(axis=0) >= 0)
     if normalize:
-        total = total / divisor
-    found: Floats = total * weight.dtype.type(scale) if scale != 1 else total
-    return found
+        total /= divisor
+    if scale != 1:
+        total *= total.dtype.type(scale)
+    return total
+
+
+def _agreeing(weighted: Floats, weight: Floats, *, elected: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """The sum over models of the terms that have the elected sign (plus where true), and of their weights.
+
+    Where no term has it, the second is 1. Products with 0 and 1 instead of branches: signs are hard to predict.
+    """
+    total, divisor = np.zeros_like(weighted[0]), np.zeros_like(weighted[0])
+    for row, one in zip(weighted, weight, strict=True):
+        agree = (((row > 0) == elected) & (row != 0)).astype(row.dtype)
+        divisor += agree * one
+        agree *= row
+        total += agree
+    divisor += divisor == 0
+    return total, divisor
 
 
 def average(models: Floats, weights: Sequence[float], *, normalize: bool) -> Floats:

@@ -1,7 +1,7 @@
 """One tensor of several variants to the merged one, block by block; what a method drops is decided in passes before."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -11,7 +11,6 @@ from deltagram.arrays import F32, U64, Bits, as_floats, convert, rounded
 from deltagram.delta import kernels, scores
 from deltagram.delta.joint import Joint
 from deltagram.delta.masks import WORDS as RANGE
-from deltagram.delta.masks import Bernoulli
 from deltagram.delta.merge import (
     Consensus,
     Floats,
@@ -23,6 +22,7 @@ from deltagram.delta.merge import (
     l1_factor,
     trimmed_count,
 )
+from deltagram.delta.methods import Bernoulli, threshold
 from deltagram.delta.scores import Threshold
 from deltagram.errors import PlanError
 from deltagram.store.variants import Variant
@@ -52,11 +52,16 @@ class Mix:
 
 @dataclass(kw_only=True)
 class _Kept:
-    """What of one task vector takes part: all of it, the largest entries, or a mask's; times `factor`."""
+    """What of one task vector takes part: all of it, the largest entries, or a Bernoulli mask's; times `factor`.
+
+    The mask keeps an entry whose word in the stream of `key` is below `probability` (of 2^32).
+    """
 
     threshold: Threshold | None = None
-    mask: Bernoulli | None = None
+    probability: int = 0
+    key: int = 0
     factor: float = 1.0
+    _ties: int = field(default=0, init=False)
 
     def restart(self) -> None:
         """Before the first block of a pass."""
@@ -68,15 +73,15 @@ class _Kept:
             found, used = keep_largest(vector, self.threshold, self._ties)
             self._ties -= used
             return found
-        if self.mask is not None:
-            return keep_at(vector, _positions(self.mask, start, start + vector.size))
+        if self.probability:
+            return keep_at(vector, _drawn(self.probability, self.key, start, start + vector.size))
         return vector
 
 
-def _positions(mask: Bernoulli, start: int, stop: int) -> U64:
-    """Kept entries of a range, counted from its start."""
-    first, last = mask.count_before(start), mask.count_before(stop)
-    return mask.positions(first, last) - np.uint64(start)
+def _drawn(probability: int, key: int, start: int, stop: int) -> U64:
+    """Kept entries of a range of a Bernoulli mask, counted from its start."""
+    count = kernels.bernoulli_counts(probability, key, start, stop)
+    return kernels.bernoulli(probability, key, start, stop, count) - np.uint64(start)
 
 
 class Blend:
@@ -104,10 +109,9 @@ class Blend:
         if mix.way.trim == "magnitude":
             kept = _Kept(threshold=scores.largest(lambda: self._narrow(number), keep=trimmed_count(density, size)))
         else:
-            threshold = max(1, round(density * RANGE))
-            key = seeds.key(mix.seed + number, self._joint.name)
-            kept = _Kept(mask=Bernoulli.draw(size=size, key=key, threshold=threshold))
-            factor = RANGE / threshold
+            chance = threshold(Bernoulli(keep=density))
+            kept = _Kept(probability=chance, key=seeds.key(mix.seed + number, self._joint.name))
+            factor = RANGE / chance
         if mix.rescaling == "l1":
             kept.factor = l1_factor(*self._norms(number, kept))
         elif mix.rescaling == "dare":

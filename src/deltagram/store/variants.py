@@ -16,7 +16,7 @@ from deltagram.store.deltafile import Delta, open_delta
 from deltagram.store.rebuild import base_name, check_base_digest, check_base_headers, rebuild
 from deltagram.store.tensors import PrunedTensor
 
-WORDS: Final = 1 << 18  # bit patterns a block
+WORDS: Final = 1 << 16  # bit patterns a block: what a few models have of it stays in the cache
 
 
 @dataclass(frozen=True, kw_only=True)
