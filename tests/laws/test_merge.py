@@ -171,6 +171,7 @@ def test_the_l1_factor_gives_the_norm_back(vector: Floats, seed: int) -> None:
         assert factor == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:numpy.core is deprecated:DeprecationWarning")  # what mergekit imports
 def test_the_table_holds_mergekits_defaults() -> None:
     """sum of masses, normalize and rescale of `mergekit.merge_methods.registry`, read at run time."""
     from mergekit.merge_methods import registry  # noqa: PLC0415 - heavy

@@ -119,22 +119,13 @@ def recipe(
     way = method_named(method, where="--method")
     if not models:
         raise SettingError("models", "there is none to merge", expected="one or more")
-    count = len(models)
-    weights = [1.0] * count if weights is None else list(weights)
-    if len(weights) != count:
-        raise SettingError(
-            "--weights", f"there are {len(weights)} for {count} models", expected="one a model, in order"
-        )
-    densities = [1.0] if densities is None else list(densities)
-    densities = densities * count if len(densities) == 1 else densities
-    if len(densities) != count:
-        raise SettingError(
-            "--density", f"there are {len(densities)} for {count} models", expected="one, or one a model"
-        )
+    weighted = _one_each(weights, len(models), where="--weights")
+    if densities is not None and len(densities) == 1:
+        densities = [*densities] * len(models)
+    dense = _one_each(densities, len(models), where="--density")
     check_weight(scale, where="--lambda")
-    for weight in weights:
+    for weight, density in zip(weighted, dense, strict=True):
         check_weight(weight, where="--weights")
-    for density in densities:
         check_density(density, method, where="--density")
     if consensus not in CONSENSUS:
         raise SettingError("--consensus", f"{consensus!r} is unknown", expected=" or ".join(CONSENSUS))
@@ -144,13 +135,21 @@ def recipe(
         raise SettingError("--lambda", f"method {method} has no task vectors to scale", fix="use task_arithmetic")
     members = tuple(
         Member(path=Path(model), weight=Graded.constant(weight), density=Graded.constant(density))
-        for model, weight, density in zip(models, weights, densities, strict=True)
+        for model, weight, density in zip(models, weighted, dense, strict=True)
     )
     return Recipe(
         method=method, base=Path(base), members=members, scale=Graded.constant(scale),
         normalize=None if normalize is None else Graded.constant(float(normalize)),
         consensus=cast("Consensus", consensus), dtype=dtype_named(dtype, where="--dtype"), wide=dtype == "float64",
     )  # fmt: skip
+
+
+def _one_each(numbers: Sequence[float] | None, count: int, *, where: str) -> list[float]:
+    """One number a model, 1 where none is given."""
+    given = [1.0] * count if numbers is None else list(numbers)
+    if len(given) != count:
+        raise SettingError(where, f"there are {len(given)} for {count} models", expected="one a model, in order")
+    return given
 
 
 def method_named(name: str, *, where: str) -> Way:
