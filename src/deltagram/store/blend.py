@@ -28,7 +28,7 @@ from deltagram.errors import PlanError
 from deltagram.store.variants import Variant
 
 Rescaling = Literal["none", "dare", "l1"]
-FINITE: Final = "repair the model, or take this tensor as one model has it with --heads N"
+FINITE: Final = "repair the model, or leave it out of the merge"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Mix:
     """How one tensor is merged: a method and its numbers, one weight and density a model.
 
     `rescaling`: kept differences are multiplied by nothing, by 1/(1-p), or to the L1 norm they had.
-    `dtype`: the float type of the result, else that of the form's tensor. `seed`: model i draws from `seed` + i.
+    `seed`: model i draws from `seed` + i. `wide`: in float64, whatever the tensors are.
     """
 
     way: Way
