@@ -29,9 +29,11 @@ print(json.dumps(sorted(sys.modules)))
 HEAVY = {"torch", "transformers", "huggingface_hub", "tokenizers", "datasets", "matplotlib", "pandas"}
 JOBS = (
     "prune base tuned delta", "prune base tuned listed --method magnitude --values 4bit",
+    "prune base tuned delta2 --seed 1",
     "prune base tuned book --method bernoulli --values codebook4", "prune base tuned exact --method exact",
     "prune base tuned columns --method columns", "verify columns --base base",
     "inspect delta", "inspect listed --tensors --json", "verify delta", "verify exact --base base",
+    "merge base delta tuned merged --method ties --density 0.5", "merge base delta delta2 again --as delta",
     "rescale delta --divide-by 0.5", "restore base delta back", "restore base exact back.safetensors",
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ PAGES = [
     "README.md",
     "docs/deltas.md",
     "docs/layers.md",
+    "docs/merging.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/RESULTS.md",

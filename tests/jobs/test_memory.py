@@ -21,14 +21,21 @@ ROW = 1024  # entries: 2,048 bytes
 WATCH = """
 import json, sys, threading
 from deltagram import jobs
+from deltagram.jobs.recipe import recipe
 
 def anonymous():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("RssAnon:"))
 
 verb, first, second, out, *keep = sys.argv[1:]
-settings = {"keep": float(keep[0]), "method": keep[1]} if keep else {}
-job = getattr(jobs, verb)
+settings = {"keep": float(keep[0]), "method": keep[1]} if keep and verb == "prune" else {}
+
+def merge(first, second, out, **settings):
+    folder = second.removesuffix(second.rpartition("/")[2])
+    asked = recipe(first, [second, f"{folder}delta"], method=keep[1], densities=[float(keep[0])])
+    jobs.merge(asked, out, **settings)
+
+job = merge if verb == "merge" else getattr(jobs, verb)
 job(f"tiny/{first}", f"tiny/{second}", f"tiny/{out}", threads=2, force=True, **settings)
 peak, done = 0, threading.Event()
 
@@ -99,6 +106,8 @@ def test_memory_is_bounded_whatever_the_size_of_the_model(folders: dict[int, Pat
         ("prune", "base", "tuned", "listed", "0.01", "magnitude"),
         ("prune", "base", "tuned", "rows", "0.01", "magnitude-rows"),
         ("prune", "base", "tuned", "columns", "0.01", "columns-magnitude"),
+        ("merge", "base", "tuned", "elected", "0.2", "ties"),
+        ("merge", "base", "tuned", "dropped", "0.2", "dare_ties"),
     ):
         small, large = (needed(folder, *arguments) for folder in folders.values())
         assert 0 < small < 120 * MEGABYTE, arguments

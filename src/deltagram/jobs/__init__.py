@@ -2,9 +2,10 @@
 
 from deltagram.jobs.demo import demo
 from deltagram.jobs.inspect import inspect
+from deltagram.jobs.merge import merge
 from deltagram.jobs.prune import prune
 from deltagram.jobs.rescale import rescale
 from deltagram.jobs.restore import restore
 from deltagram.jobs.verify import verify
 
-__all__ = ["demo", "inspect", "prune", "rescale", "restore", "verify"]
+__all__ = ["demo", "inspect", "merge", "prune", "rescale", "restore", "verify"]

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from deltagram.delta.calibrated import calibrated
@@ -14,6 +12,7 @@ from deltagram.delta.plan import Form, Plan, Rule, fit_budget, make_plan
 from deltagram.delta.scores import InputNorms
 from deltagram.delta.values import VALUES, Values
 from deltagram.errors import SettingError
+from deltagram.jobs.strictyaml import read_yaml
 from deltagram.store.checkpoint import Checkpoint
 
 KEEP = 0.01
@@ -65,7 +64,7 @@ def plan_for(
         raise SettingError("whole", f"{whole!r} is one text", expected="a sequence of globs")
     if keep is not None and budget is not None:
         raise SettingError("--keep and --budget", "contradict each other", fix="give one of them")
-    codec = _values(values or ("bf16" if budget is None else "4bit"), "--values")
+    codec = values_named(values or ("bf16" if budget is None else "4bit"), "--values")
     divisor = None if divide_by == "dare" else divisor_number(divide_by)
     if method == "exact" and (any(given is not None for given in (keep, budget, values, divisor)) or not pack):
         fix = "leave out --keep, --budget, --values, --divide-by and --no-pack"
@@ -74,7 +73,7 @@ def plan_for(
     given = [Rule(match=pattern, form="whole", source=f"--whole '{pattern}'") for pattern in whole]
 
     def make(share: float) -> Plan:
-        chosen = _method(method, share, columns, at=_OPTIONS)
+        chosen = method_named(method, share, columns, at=METHOD_OPTIONS)
         plan = make_plan(
             base.specs, tuned.specs, method=chosen, values=codec,
             divide_by=divisor, rename=rename,
@@ -87,10 +86,10 @@ def plan_for(
     return fit_budget(lambda share: make(share if columns is None else min(share, columns)), budget)
 
 
-_OPTIONS = ("--method", "--keep", "--columns")
+METHOD_OPTIONS = ("--method", "--keep", "--columns")
 
 
-def _method(name: str, keep: float, columns: float | None, *, at: tuple[str, str, str]) -> Method:
+def method_named(name: str, keep: float, columns: float | None, *, at: tuple[str, str, str]) -> Method:
     """A method by its name; `at` says where name, kept share and share of columns were given."""
     if name not in METHODS:
         raise SettingError(at[0], f"{name!r} is unknown", expected=" or ".join(METHODS))
@@ -108,7 +107,8 @@ def _method(name: str, keep: float, columns: float | None, *, at: tuple[str, str
     return kind(keep=keep, columns=share)
 
 
-def _values(name: str, where: str) -> Values:
+def values_named(name: str, where: str) -> Values:
+    """How values of that name are stored. Raises SettingError for an unknown one."""
     if name not in VALUES:
         raise SettingError(where, f"{name!r} is unknown", expected=" or ".join(VALUES))
     return VALUES[name]
@@ -127,38 +127,12 @@ def divisor_number(text: float | str, *, where: str = "--divide-by") -> float:
     return number
 
 
-class _OnceLoader(yaml.SafeLoader):
-    """Safe YAML in which a key may stand once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping, or ConstructorError for a key that stands twice."""
-        seen: list[object] = []
-        for key, _ in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
-                continue
-            name = self.construct_object(key, deep=True)
-            if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"has {name!r} twice", key.start_mark)
-            seen.append(name)
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> list[tuple[str, _YamlRule]]:
     """The rules of a YAML file: {tensors: [{match: GLOB, form: ..., method: ..., keep: ..., values: ...}]}."""
     try:
-        parsed: Any = yaml.load(path.read_text("utf-8"), _OnceLoader)
-        rules = _YamlPlan.model_validate(parsed).tensors
-    except OSError as fault:
-        raise SettingError(str(path), f"cannot be read ({fault.strerror})") from None
-    except yaml.MarkedYAMLError as fault:
-        line = f" (line {fault.problem_mark.line + 1})" if fault.problem_mark else ""
-        raise SettingError(str(path), f"is not YAML: {fault.problem}{line}", expected=_SHAPE) from None
-    except RecursionError:
-        raise SettingError(str(path), "is not YAML: it is nested too deep", expected=_SHAPE) from None
+        rules = _YamlPlan.model_validate(read_yaml(path, shape=_SHAPE)).tensors
     except ValidationError as fault:
         raise _invalid(path, fault) from None
-    except (yaml.YAMLError, ValueError, AttributeError) as fault:  # a tag whose text is not of its kind
-        raise SettingError(str(path), f"is not YAML: {' '.join(str(fault).split())}", expected=_SHAPE) from None
     return [(f"{path} rule {number}", rule) for number, rule in enumerate(rules, 1)]
 
 
@@ -190,12 +164,12 @@ def _rule(where: str, rule: _YamlRule, *, method: str, keep: float, columns: flo
         share = keep if rule.keep is None else rule.keep
         wide = columns if rule.columns is None and rule.method in (None, method) else rule.columns
         at = (f"{where} method", f"{where} keep", f"{where} columns")
-        chosen = _method(rule.method or method, share, wide, at=at)
+        chosen = method_named(rule.method or method, share, wide, at=at)
     return Rule(
         match=rule.match,
         form=rule.form,
         method=chosen,
-        values=None if rule.values is None else _values(rule.values, f"{where} values"),
+        values=None if rule.values is None else values_named(rule.values, f"{where} values"),
         divide_by=None if rule.divide_by is None else divisor_number(rule.divide_by, where=f"{where} divide_by"),
         source=where,
     )

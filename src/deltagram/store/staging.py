@@ -107,6 +107,13 @@ def staged_file(out: Path, *, force: bool = False, inputs: Sequence[Path] = ()) 
 
 
 @contextmanager
+def scratch(out: Path, *, force: bool = False, inputs: Sequence[Path] = ()) -> Iterator[Path]:
+    """A temporary directory beside `out`, for what a job needs on the way to it; gone afterwards."""
+    with _temporary(out, force=force, inputs=inputs, lone=False) as folder:
+        yield folder
+
+
+@contextmanager
 def _temporary(out: Path, *, force: bool, inputs: Sequence[Path], lone: bool) -> Iterator[Path]:
     """A locked directory beside `out` that is gone afterwards."""
     recover(out)
