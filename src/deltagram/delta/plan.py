@@ -1,18 +1,19 @@
 """How each tensor is stored, decided once from headers, patterns and settings; printed, stored, read back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Final, Literal
 
 from deltagram.arrays import Spec, entries
-from deltagram.delta.methods import Exact, Method, kept_count
+from deltagram.delta.methods import Bernoulli, Exact, Magnitude, Method, Random, kept_count
 from deltagram.delta.names import Matching, Specs, match
 from deltagram.delta.rescale import default_divisor
 from deltagram.delta.values import Values
 from deltagram.errors import PlanError, SettingError
 
-Form = Literal["pruned", "resized", "whole", "exact"]
+Form = Literal["pruned", "resized", "whole", "exact", "low_rank"]
 HEADS: Final = frozenset({"classifier", "score", "qa_outputs"})
 ROUTERS: Final = ("*router*", "*.gate.weight", "*.shared_expert_gate.weight")
 VOCABULARY: Final = (
@@ -20,7 +21,18 @@ VOCABULARY: Final = (
     "*lm_head.weight", "*embed_out.weight", "*decoder.weight", "*shared.weight", "*position_embeddings.weight",
     "*wpe.weight", "output.weight",
 )  # fmt: skip
+NO_FACTORS: Final[Mapping[str, "FactorShapes"]] = MappingProxyType({})
 PER_TENSOR_BYTES: Final = 700  # header, manifest and scale of one tensor, at the most (measured in the tests)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactorShapes:
+    """What is known of a tensor's LoRA factors before they are read: the shapes of A and B, and what multiplies B A."""
+
+    a: tuple[int, int]
+    b: tuple[int, int]
+    scale: float
+    transposed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +47,7 @@ class Entry:
     method: Method
     values: Values
     divide_by: float | None = None
+    factors: FactorShapes | None = None
     reason: str
 
     @property
@@ -55,14 +68,20 @@ class Entry:
         """Payload bytes at most, before packing; listed positions at 2 bytes each."""
         if self.form in ("whole", "exact"):
             return self.tuned.nbytes
-        size = entries(self.common)
+        if self.form == "low_rank" and self.factors is not None:
+            return (
+                sum(self._kept_bytes(entries(shape)) for shape in (self.factors.a, self.factors.b)) + PER_TENSOR_BYTES
+            )
+        extra = self.tuned.nbytes - Spec(dtype=self.tuned.dtype, shape=self.common).nbytes
+        return self._kept_bytes(entries(self.common)) + extra
+
+    def _kept_bytes(self, size: int) -> int:
         kept = min(
             size,
             kept_count(self.method, size) + (6 * int(size**0.5) if self.method.mask == "bernoulli" else 0),
         )
         position = 16 if self.method.mask == "listed" else 0
-        extra = self.tuned.nbytes - Spec(dtype=self.tuned.dtype, shape=self.common).nbytes
-        return int(kept * (self.values.bits_per_value + position) // 8) + 16 + extra
+        return int(kept * (self.values.bits_per_value + position) // 8) + 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +118,18 @@ def make_plan(
     divide_by: float | None = None,
     rules: Sequence[Rule] = (),
     rename: Sequence[tuple[str, str]] = (),
+    factors: Mapping[str, FactorShapes] = NO_FACTORS,
+    matching: Matching | None = None,
 ) -> Plan:
     """Decide every tensor from the two headers.
 
     By default floating tensors of two or more dimensions are pruned, embeddings and `lm_head` included;
-    heads, mixture-of-experts routers, 1-d and 0-d tensors and non-floating buffers are whole.
+    heads, mixture-of-experts routers, 1-d and 0-d tensors and non-floating buffers are whole. What would be pruned
+    and is in `factors` is stored as those, `low_rank`. Names are paired as `matching` says, if it is given.
     Raises PlanError for shapes that differ without a rule, for a rule that covers nothing, and where no
     name pairs.
     """
-    matching = match(base, tuned, rename=rename)
+    matching = matching or match(base, tuned, rename=rename)
     uncovered = [rule for rule in rules if not any(fnmatchcase(name, rule.match) for name in tuned)]
     if uncovered:
         raise PlanError(
@@ -116,7 +138,17 @@ def make_plan(
             fix=f"the fine-tuned model has {', '.join(sorted(tuned)[:3])}, ...",
         )
     made = tuple(
-        _decide(name, base, tuned[name], matching, method=method, values=values, divide_by=divide_by, rules=rules)
+        _decide(
+            name,
+            base,
+            tuned[name],
+            matching,
+            method=method,
+            values=values,
+            divide_by=divide_by,
+            rules=rules,
+            factors=factors.get(name),
+        )
         for name in sorted(tuned)
     )
     used = {entry.base_name for entry in made}
@@ -133,11 +165,12 @@ def _decide(
     values: Values,
     divide_by: float | None,
     rules: Sequence[Rule],
+    factors: FactorShapes | None,
 ) -> Entry:
     source = matching.base_of.get(name)
     entry = Entry(
         name=name, form="whole", tuned=spec, base=base[source] if source else None, base_name=source,
-        method=method, values=values, divide_by=divide_by, reason="",
+        method=method, values=values, divide_by=divide_by, factors=factors, reason="",
     )  # fmt: skip
     form, reason = _default_form(entry, method)
     forced = False
@@ -174,6 +207,8 @@ def _default_form(entry: Entry, method: Method) -> tuple[Form, str]:
         return "whole", "router"
     if base.shape != spec.shape and any(fnmatchcase(name, pattern) for pattern in VOCABULARY):
         return "resized", f"{base.shape[0]} -> {spec.shape[0]} rows"
+    if entry.factors is not None:
+        return "low_rank", "factors of an adapter"
     return "pruned", "method"
 
 
@@ -192,6 +227,8 @@ def _checked(entry: Entry, *, forced: bool) -> Entry:
         if entry.base.shape != entry.tuned.shape or not (entry.base.dtype == entry.tuned.dtype or _floats(entry)):
             raise PlanError(entry.name, f"base is {entry.base}, fine-tuned is {entry.tuned}", fix=fix)
         return entry
+    if entry.form == "low_rank":
+        return _checked_factors(entry)
     if not _floats(entry):
         raise PlanError(entry.name, f"{entry.tuned.dtype} from {entry.base.dtype} cannot be pruned", fix=fix)
     if entry.tuned.size == 0 or entry.base.size == 0:
@@ -210,6 +247,23 @@ def _checked(entry: Entry, *, forced: bool) -> Entry:
         )  # fmt: skip
     if forced and entry.form == "resized" and entry.base.shape == entry.tuned.shape:
         return replace(entry, form="pruned")
+    return entry
+
+
+def _checked_factors(entry: Entry) -> Entry:
+    if entry.factors is None:
+        fix = "give an adapter as TUNED and --adapter factors, or another form"
+        raise PlanError(entry.name, "is to be stored as low_rank, but there are no factors of it", fix=fix)
+    product = f"store their product with --adapter product, or with form: pruned for '{entry.name}' in a plan"
+    if isinstance(entry.method, Exact):
+        fix = "give --keep 1 --values f32 instead, or --adapter product"
+        raise PlanError(entry.name, "factors are kept exactly by keeping all their entries", fix=fix)
+    if type(entry.method) not in (Random, Bernoulli, Magnitude):
+        found = f"method {type(entry.method).__name__.lower()} chooses entries of a difference, not of its factors"
+        raise PlanError(entry.name, found, fix=product)
+    (rank, inputs), (outputs, _) = entry.factors.a, entry.factors.b
+    if rank > min(inputs, outputs):
+        raise PlanError(entry.name, f"factors of rank {rank} for a matrix of {outputs} x {inputs}", fix=product)
     return entry
 
 

@@ -1,7 +1,7 @@
 """The model card of a delta directory."""
 
 from deltagram.store.manifest import Manifest
-from deltagram.store.tensors import PrunedTensor
+from deltagram.store.masked import all_masked
 
 
 def model_card(manifest: Manifest, *, name: str) -> str:
@@ -10,9 +10,9 @@ def model_card(manifest: Manifest, *, name: str) -> str:
     kept = entries = 0
     for tensor in manifest.tensors.values():
         forms[tensor.form] = forms.get(tensor.form, 0) + 1
-        if isinstance(tensor, PrunedTensor):
-            kept += tensor.mask.keep
-            entries += tensor.common.size
+    for part in all_masked(manifest.tensors).values():
+        kept += part.mask.keep
+        entries += part.common.size
     share = f"{kept / entries:.3%} of {entries:,} entries" if entries else "no entries"
     listed = ", ".join(f"{count} {form}" for form, count in sorted(forms.items()))
     return f"""---

@@ -12,6 +12,7 @@ from deltagram.delta.methods import METHODS, Method
 from deltagram.delta.plan import Form, Plan, Rule, fit_budget, make_plan
 from deltagram.delta.values import VALUES, Values
 from deltagram.errors import SettingError
+from deltagram.store.adapter import Adapted, Tuned, check_form
 from deltagram.store.checkpoint import Checkpoint
 
 KEEP = 0.01
@@ -37,8 +38,9 @@ class _YamlPlan(BaseModel):
 
 def plan_for(
     base: Checkpoint,
-    tuned: Checkpoint,
+    tuned: Tuned,
     *,
+    adapter: str = "product",
     keep: float | None,
     budget: int | None,
     method: str,
@@ -60,13 +62,16 @@ def plan_for(
         fix = "leave out --keep, --budget, --values, --divide-by and --no-pack"
         raise SettingError("--method exact", "keeps every entry bit for bit", fix=fix)
     read = [] if rules is None else _read(Path(rules))
+    check_form(adapter, tuned)
+    adapted = tuned if isinstance(tuned, Adapted) else None
+    factors = adapted.shapes() if adapted is not None and adapter == "factors" else {}
     given = [Rule(match=pattern, form="whole", source=f"--whole '{pattern}'") for pattern in whole]
 
     def make(share: float) -> Plan:
         chosen = _method(method, share, method_at="--method", keep_at="--keep")
         return make_plan(
             base.specs, tuned.specs, method=chosen, values=codec,
-            divide_by=divisor, rename=rename,
+            divide_by=divisor, rename=rename, factors=factors, matching=None if adapted is None else adapted.matching,
             rules=[_rule(where, rule, method=method, keep=share) for where, rule in read] + given,
         )  # fmt: skip
 

@@ -15,8 +15,9 @@ from deltagram.jobs.planning import KEEP, plan_for
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record, versions
 from deltagram.store import scales
+from deltagram.store.adapter import Adapted, Tuned, open_tuned
 from deltagram.store.build import build
-from deltagram.store.checkpoint import open_checkpoint
+from deltagram.store.checkpoint import Checkpoint, open_checkpoint
 from deltagram.store.companions import Companions, choose, copy_into
 from deltagram.store.deltawriter import DeltaWriter
 from deltagram.store.layout import SHARD_BYTES
@@ -36,6 +37,7 @@ def prune(
     keep: float | None = None,
     budget: int | None = None,
     method: str = "random",
+    adapter: str = "product",
     divide_by: float | str = "dare",
     values: str | None = None,
     pack: bool = True,
@@ -54,7 +56,9 @@ def prune(
     `keep` is the share of the entries kept (0 < keep <= 1, default 0.01), or `budget` the bytes the delta may
     take. `method`: random, bernoulli, magnitude or exact. `divide_by`: "dare" (the method's own divisor) or a
     number; `rescale` changes it later. `values`: a name in `delta.values.VALUES`. `plan` is a YAML file of
-    rules, `whole` globs of tensors to store unpruned. DARE: Yu et al., ICML 2024; DAREx: arXiv 2410.09344.
+    rules, `whole` globs of tensors to store unpruned. `tuned` may be the directory of a PEFT LoRA adapter of
+    `base`; `adapter` then says what of it is pruned: "product" (what it adds to each weight) or "factors" (A and
+    B, each by itself). DARE: Yu et al., ICML 2024; DAREx: arXiv 2410.09344.
 
     Raises SettingError, CheckpointError, PlanError or OutputError; then nothing is written.
     """
@@ -65,12 +69,13 @@ def prune(
     check_output(out, force=force, inputs=inputs)
     if not -(1 << 63) <= seed < 1 << 63:
         raise SettingError("--seed", f"{seed} is too large", expected="a signed 64-bit integer")
-    pair = open_checkpoint(base), open_checkpoint(tuned)
+    source = open_checkpoint(base)
+    pair = source, open_tuned(tuned, source, rename=rename)
     made = plan_for(
         *pair, keep=keep, budget=budget, method=method, divide_by=divide_by, values=values, pack=pack,
-        rules=plan, whole=whole, rename=rename,
+        rules=plan, whole=whole, rename=rename, adapter=adapter,
     )  # fmt: skip
-    files = choose(pair[0].folder, pair[1].folder, with_code=with_code)
+    files = _companions(pair, with_code=with_code)
     compiled = backend.prepare(progress=progress)
     start_up = meter.numbers()["seconds"]
     with staged(out, force=force, inputs=inputs) as folder:
@@ -89,9 +94,21 @@ def prune(
         "keep": KEEP if keep is None and budget is None and method != "exact" else keep, "method": method,
         "divide_by": divide_by, "values": values or ("bf16" if budget is None else "4bit"),
         "pack": pack, "rename": [f"{old}={new}" for old, new in rename], "whole": list(whole), "plan": str(plan or ""),
+        "adapter": adapter if isinstance(pair[1], Adapted) else "",
     }  # fmt: skip
     stored = {name: {"form": tensor.form} for name, tensor in manifest.tensors.items()}
     return Record(job="prune", settings=settings, seed=seed, numbers=numbers, tensors=stored)
+
+
+def _companions(pair: tuple[Checkpoint, Tuned], *, with_code: bool) -> Companions:
+    """The small files that go along: the fine-tuned model's; an adapter's over its base's."""
+    base, tuned = pair
+    found = choose(base.folder, tuned.folder, with_code=with_code)
+    if not isinstance(tuned, Adapted):
+        return found
+    under = choose(base.folder, base.folder, with_code=with_code)
+    left = tuple(name for name in found.left if name not in ("adapter_config.json", "training_args.bin"))
+    return Companions(files=dict(sorted({**under.files, **found.files}.items())), copied=found.copied, left=left)
 
 
 def _write(
@@ -110,6 +127,7 @@ def _write(
             tensors[built.name] = built.tensor.model_copy(update={"digest": digest} if built.parts else {})
             if built.divisor is not None:
                 divisors[built.name] = np.array(built.divisor, np.float64)
+            divisors |= {unit: np.array(number, np.float64) for unit, number in built.factor_divisors.items()}
             done += built.tensor.spec.nbytes
             progress.advance("pruning", done, total)
         dropped = dict(zip(plan.dropped, ordered(job.base.digest, plan.dropped, threads=count), strict=True))

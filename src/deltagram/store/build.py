@@ -9,7 +9,7 @@ from blake3 import blake3
 from deltagram import seeds
 from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, entries
 from deltagram.delta import scores
-from deltagram.delta.difference import difference, distance
+from deltagram.delta.difference import distance
 from deltagram.delta.masks import BLOCK, Bernoulli, Stratified, walk
 from deltagram.delta.methods import kept_count, threshold
 from deltagram.delta.plan import Entry
@@ -18,6 +18,7 @@ from deltagram.errors import PlanError
 from deltagram.store.codecs import ValueWriter
 from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
+from deltagram.store.factors import low_rank
 from deltagram.store.outline import UNKNOWN, identity
 from deltagram.store.planes import PlaneWriter, Spool, split
 from deltagram.store.positions import PositionEncoder
@@ -45,6 +46,7 @@ class Built:
     tensor: StoredTensor
     parts: list[NewPart] = field(default_factory=list)
     divisor: float | None = None
+    factor_divisors: Mapping[str, float] = field(default_factory=dict)
 
 
 def build(entry: Entry, pair: Pair) -> Built:
@@ -53,6 +55,9 @@ def build(entry: Entry, pair: Pair) -> Built:
         return _whole(entry, pair)
     if entry.form == "exact":
         return _exact(entry, pair)
+    if entry.form == "low_rank":
+        tensor, parts, divisors = low_rank(entry, pair)
+        return Built(name=entry.name, tensor=tensor, parts=parts, factor_divisors=divisors)
     try:
         if entry.method.mask == "listed":
             return _listed(entry, pair)
@@ -141,10 +146,8 @@ def _listed(entry: Entry, pair: Pair) -> Built:
     def differences() -> Iterator[F32]:
         nonlocal passes
         passes += 1
-        read = scan.take if passes == 1 else scan.pair
         for start, stop in scan.spans():
-            base, tuned = read(start, stop)
-            yield difference(base, scan.base_spec.dtype, tuned, entry.tuned.dtype)
+            yield scan.differences(start, stop, look=passes == 1)
 
     keep = kept_count(entry.method, size)
     found = scores.largest(differences, keep=keep)
@@ -207,7 +210,7 @@ def _pruned(entry: Entry, pair: Pair, fields: dict[str, object], kept: _Kept, ex
     parts: dict[str, _Part] = {"values": kept.finish(), **extra}
     resized = entry.base is not None and entry.base.shape != entry.tuned.shape
     rows = entries(entry.common) * DTYPES[entry.tuned.dtype].width // 8
-    remaining = pair.tuned.views[entry.name][rows:]
+    remaining = pair.tuned.views[entry.name][rows:] if resized else memoryview(b"")
     if len(remaining):
         shape = (entry.tuned.shape[0] - entry.common[0], *entry.tuned.shape[1:])
         parts["rows"] = (Spec(dtype=entry.tuned.dtype, shape=shape), [remaining])

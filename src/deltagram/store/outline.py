@@ -6,7 +6,7 @@ from typing import Any
 from deltagram.arrays import Spec, entries
 from deltagram.delta.masks import WORDS
 from deltagram.delta.methods import kept_count, threshold
-from deltagram.delta.plan import Entry, Plan
+from deltagram.delta.plan import Entry, FactorShapes, Plan
 from deltagram.store.deltafile import FORMAT
 from deltagram.store.header import header_text
 from deltagram.store.manifest import Manifest
@@ -15,7 +15,9 @@ from deltagram.store.tensors import (
     BernoulliMask,
     ExactTensor,
     ListedMask,
+    LowRankTensor,
     PrunedTensor,
+    StoredFactor,
     StoredTensor,
     StoredValues,
     StratifiedMask,
@@ -36,7 +38,16 @@ def outline(entry: Entry, *, pack: bool) -> StoredTensor:
         return WholeTensor.model_validate(fields)
     if entry.form == "exact":
         return ExactTensor.model_validate(fields | {"tuned_digest": UNKNOWN})
-    fields |= {"form": "pruned" if base.shape == tuned.shape else "resized", "mask": _mask(entry)}
+    if entry.form == "low_rank" and entry.factors is not None:
+        sides = {
+            letter: _factor(entry, shape, pack=pack)
+            for letter, shape in (("A", entry.factors.a), ("B", entry.factors.b))
+        }
+        return LowRankTensor.model_validate(fields | factor_fields(entry.factors) | sides)
+    fields |= {
+        "form": "pruned" if base.shape == tuned.shape else "resized",
+        "mask": _mask(entry, entries(entry.common)),
+    }
     return PrunedTensor.model_validate(fields | {"values": StoredValues.of(entry.values, pack=pack)})
 
 
@@ -53,8 +64,16 @@ def identity(entry: Entry, base: Spec, digest: str) -> dict[str, Any]:
     }
 
 
-def _mask(entry: Entry) -> StratifiedMask | BernoulliMask | ListedMask:
-    size = entries(entry.common)
+def factor_fields(factors: FactorShapes) -> dict[str, Any]:
+    """What a low-rank tensor's entry says of both factors."""
+    return {"rank": factors.a[0], "scale": factors.scale, "transposed": True if factors.transposed else None}
+
+
+def _factor(entry: Entry, shape: tuple[int, int], *, pack: bool) -> StoredFactor:
+    return StoredFactor(mask=_mask(entry, entries(shape)), values=StoredValues.of(entry.values, pack=pack))
+
+
+def _mask(entry: Entry, size: int) -> StratifiedMask | BernoulliMask | ListedMask:
     if entry.method.mask == "stratified":
         return StratifiedMask(keep=kept_count(entry.method, size), check=_CHECK)
     if entry.method.mask == "bernoulli":
@@ -65,7 +84,9 @@ def _mask(entry: Entry) -> StratifiedMask | BernoulliMask | ListedMask:
 
 def header_bounds(manifest: Manifest, plan: Plan) -> tuple[int, int]:
     """Bytes to reserve for the header of the first file and of any further one; `manifest` holds outlines."""
-    largest = 2 * sum(entry.tuned.nbytes for entry in plan.entries) + 1_000_000
+    largest = (8 if any(entry.form == "low_rank" for entry in plan.entries) else 2) * sum(
+        entry.tuned.nbytes for entry in plan.entries
+    ) + 1_000_000
     specs = {
         f"{name}:{suffix}": spec or Spec(dtype="U8", shape=(largest,))
         for name, tensor in manifest.tensors.items()

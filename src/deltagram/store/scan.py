@@ -8,8 +8,11 @@ import numpy as np
 
 from deltagram.arrays import DTYPES, F32, U64, Bits, convert, entries
 from deltagram.delta import kernels
+from deltagram.delta.difference import difference
+from deltagram.delta.lowrank import narrowed
 from deltagram.delta.plan import Entry
 from deltagram.errors import PlanError
+from deltagram.store.adapter import Adapted, Tuned
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
 from deltagram.store.digest import tensor_hasher
 
@@ -22,7 +25,7 @@ class Pair:
     """The two checkpoints, the seed, and where spooled bytes may lie."""
 
     base: Checkpoint
-    tuned: Checkpoint
+    tuned: Tuned
     seed: int
     pack: bool
     folder: Path
@@ -38,6 +41,8 @@ class Scan:
         self.same = self.base_spec.shape == entry.tuned.shape
         self.base_finite = self.base_fits = self.tuned_finite = True
         self._hasher = tensor_hasher(self.base_name, self.base_spec)
+        tuned = pair.tuned
+        self._product = tuned.products.get(entry.name) if isinstance(tuned, Adapted) else None
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """Entry ranges of about one mebibyte."""
@@ -60,10 +65,32 @@ class Scan:
 
     def gather(self, start: int, stop: int, positions: U64) -> F32:
         """Like `take`, of two floating tensors: the differences at positions of the range."""
+        if self._product is not None:
+            self._look(start, stop)
+            return narrowed(self._product.at(positions))
         base, tuned = self.pair(start, stop)
         found = self._search(base, tuned, positions, start)
         self._compare(base, tuned)
         return found
+
+    def differences(self, start: int, stop: int, *, look: bool) -> F32:
+        """All differences of a range; `look`: hashed and searched like `take`, for every range once, in order.
+
+        What an adapter adds comes from its factors, so that no rounding to the base's dtype is between.
+        """
+        if self._product is not None:
+            if look:
+                self._look(start, stop)
+            return narrowed(self._product.entries(start, stop))
+        base, tuned = (self.take if look else self.pair)(start, stop)
+        return difference(base, self.base_spec.dtype, tuned, self._entry.tuned.dtype)
+
+    def _look(self, start: int, stop: int) -> None:
+        """Hash and search the base alone: factors are known to be finite, and zero or not."""
+        base = self._pair.base.bits(self.base_name, start, stop)
+        self._hasher.update(base.view(np.uint8).data)
+        self.base_finite &= kernels.all_finite(base, self.base_spec.dtype)
+        self.same = self._product is not None and self._product.nothing
 
     def _search(self, base: Bits, tuned: Bits, positions: U64, origin: int) -> F32:
         found, base_finite, tuned_finite = kernels.survey(
