@@ -20,6 +20,9 @@ _ENDS: Final = {
 _FROZEN: Final = ".base_layer.weight"
 
 
+_COPIES: Final = (".modules_to_save.", ".original_module.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lora:
     """The adapter's tensors of one module."""
@@ -58,7 +61,9 @@ def sort_names(path: Path, specs: Mapping[str, Spec]) -> tuple[list[Lora], dict[
         end = next((end for end in _ENDS if key.endswith(end)), None)
         if end is not None:
             parts.setdefault(key.removeprefix(PREFIX).removesuffix(end), {})[_ENDS[end]] = key
-        elif any(part in key for part in (".lora_", ".modules_to_save.", ".original_module.", ".token_adapter.")):
+        elif any(part in key for part in _COPIES) and _plain(key) in specs:
+            continue  # with bias="all" PEFT saves a replaced module's biases thrice; this one is never loaded
+        elif any(part in key for part in (".lora_", ".token_adapter.", *_COPIES)):
             fix = "merge it with PeftModel.merge_and_unload(), save that, and give it instead"
             raise CheckpointError(str(path), f"holds {key}, which is not part of plain LoRA", fix=fix)
         else:
@@ -72,6 +77,12 @@ def sort_names(path: Path, specs: Mapping[str, Spec]) -> tuple[list[Lora], dict[
     if odd:
         raise CheckpointError(str(path), f"holds {whole[odd[0]]} and factors that add to it", fix="save it again")
     return loras, {name: key for name, key in whole.items() if name not in frozen}, frozen
+
+
+def _plain(key: str) -> str:
+    for part in _COPIES:
+        key = key.replace(part, ".")
+    return key
 
 
 def _lora(path: Path, module: str, found: Mapping[str, str]) -> Lora:
