@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 import typer.core
 
-from deltagram.commands import deltas, demo
+from deltagram.commands import deltas, demo, export
 from deltagram.errors import DeltagramError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ app = typer.Typer(
 
 for command in (
     deltas.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
-    demo.demo,
+    demo.demo, export.export,
 ):  # fmt: skip
     app.command()(command)
 

@@ -32,6 +32,9 @@ def prune(
     keep: Annotated[float | None, typer.Option(help="Share of entries to keep, in (0, 1]; 0.01 unless given.")] = None,
     budget: Annotated[str | None, typer.Option(help="Instead of --keep: bytes the delta may take (20MB).")] = None,
     method: Annotated[str, typer.Option(help="random, bernoulli, magnitude or exact (lossless).")] = "random",
+    adapter: Annotated[
+        str, typer.Option(help="What of a PEFT adapter is pruned: product (what it adds), or factors (A and B).")
+    ] = "product",
     divide_by: Annotated[str, typer.Option(help="What kept values are divided by: dare, or a number.")] = "dare",
     values: Annotated[
         str | None,
@@ -58,7 +61,7 @@ def prune(
         record = jobs.prune(
             hub.locate(base), hub.locate(tuned), out, keep=keep, budget=size, method=method, divide_by=divide_by,
             values=values, pack=pack, plan=plan, whole=whole or (), rename=pairs, seed=seed, with_code=with_code,
-            force=force, threads=threads, progress=bar,
+            adapter=adapter, force=force, threads=threads, progress=bar,
         )  # fmt: skip
     emit(record, show_prune, json=json)
 
@@ -124,9 +127,10 @@ def show_prune(record: "Record") -> None:
     n = record.numbers
     forms = Counter(row["form"] for row in record.tensors.values())
     page = show.out()
+    tuned = "adapter" if record.settings["adapter"] else "fine-tuned checkpoint"
     page.print(
         f"{show.plain(record.settings['out'])}: {show.size(n['delta_bytes'])}, {n['ratio']}x smaller than the "
-        f"fine-tuned checkpoint ({show.size(n['tuned_bytes'])}), in {n['seconds']:.2f} s"
+        f"{tuned} ({show.size(n['tuned_bytes'])}), in {n['seconds']:.2f} s"
     )
     page.print(f"plan: {', '.join(f'{count} {form}' for form, count in sorted(forms.items()))}; {n['matching']}")
     for what, names in (("dropped (not in the fine-tuned model)", n["dropped"]), ("left behind", n["left_behind"])):
@@ -196,6 +200,8 @@ def _tensor_table(record: "Record") -> "Table":
         values: dict[str, Any] = row.get("values", {})
         codec = f"{values.get('codec', '')} {values.get('bits', '')}".strip()
         divisor = row.get("divide_by", "")
+        if isinstance(divisor, dict):
+            divisor = ", ".join(f"{k} {v if isinstance(v, str) else f'{v:.5g}'}" for k, v in divisor.items())
         rows.add_row(
             show.plain(name), row["form"], f"{row['dtype']} {shape}",
             f"{row['kept']:,} {row['mask']}" if "kept" in row else "",
