@@ -65,7 +65,12 @@ DELTAS: dict[str, Settings] = {
     "exact": {"method": "exact"},
     "factors": {"adapter": "factors", "keep": 0.3, "values": "f16"},
     "listed factors": {
-        "adapter": "factors", "keep": 0.4, "method": "magnitude", "values": "4bit", "pack": False, "seed": 5,
+        "adapter": "factors",
+        "keep": 0.4,
+        "method": "magnitude",
+        "values": "4bit",
+        "pack": False,
+        "seed": 5,
     },
     "strata": {"adapter": "factors", "keep": 0.1, "values": "codebook2"},
     "sharded": {"keep": 0.3, "method": "magnitude", "values": "bf16", "shard_bytes": 500},
@@ -125,9 +130,7 @@ def adapter(path: Path) -> Path:
     }  # fmt: skip
     tensors = {f"base_model.model.{name}": given("F32", rng.normal(size=shape)) for name, shape in shapes.items()}
     path.mkdir()
-    tampering.write(
-        path / "adapter_model.safetensors", reader.padded(reader.anew({"format": "pt"}, tensors)), tensors
-    )
+    tampering.write(path / "adapter_model.safetensors", reader.padded(reader.anew({"format": "pt"}, tensors)), tensors)
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 3, "alpha_pattern": {"conv": -0.7}}
     (path / "adapter_config.json").write_text(json.dumps(config))
     return path

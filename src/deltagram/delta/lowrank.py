@@ -125,7 +125,8 @@ def truncate(matrix: NDArray[np.floating], *, rank: int | None = None, error: fl
 
     With `error`, the least rank with |matrix - b a| <= error |matrix| in the Frobenius norm (Eckart and Young,
     1936). Up to `DENSE_SIDE` on the shorter side all singular values are computed, above that only as many as are
-    needed (Lanczos; scipy's `svds`). The singular values are shared evenly between the two factors.
+    needed (Lanczos; scipy's `svds`). The singular values are shared evenly between the two factors. Raises
+    ValueError for a matrix that is not finite.
 
     >>> found = truncate(np.outer([1.0, 2.0], [3.0, 4.0, 5.0]), error=0.01)
     >>> found.b.shape, found.a.shape
@@ -133,6 +134,8 @@ def truncate(matrix: NDArray[np.floating], *, rank: int | None = None, error: fl
     """
     wide = matrix.astype(np.float64)
     whole = float(np.linalg.norm(wide))
+    if not np.isfinite(whole):
+        raise ValueError("the matrix holds NaN or infinity, or is too large")
     for left, values, right in _decompositions(wide, rank):
         remaining = _remaining(values, whole, complete=values.size == min(wide.shape))
         enough = values.size if rank is not None else int(np.argmax(remaining <= error)) + 1 if (
@@ -143,7 +146,7 @@ def truncate(matrix: NDArray[np.floating], *, rank: int | None = None, error: fl
             root = np.sqrt(values[:used])
             a, b = root[:, None] * right[:used], left[:, :used] * root
             return Truncation(a=a.astype(np.float32), b=b.astype(np.float32), error=float(remaining[used - 1]))
-    raise ValueError("a matrix whose singular values are not finite")
+    raise ValueError("neither a rank nor an error was asked for")
 
 
 def _decompositions(matrix: F64, rank: int | None) -> Iterator[tuple[F64, F64, F64]]:

@@ -151,6 +151,11 @@ def make_plan(
         )
         for name in sorted(tuned)
     )
+    for entry in made:
+        for factor in (f"{entry.name}:A", f"{entry.name}:B") if entry.form == "low_rank" else ():
+            if factor in tuned:
+                found = f"is the name of a tensor, and of a factor of {entry.name}"
+                raise PlanError(factor, found, fix="store the product with --adapter product")
     used = {entry.base_name for entry in made}
     return Plan(entries=made, dropped=tuple(sorted(set(base) - used)), matching=matching.how)
 

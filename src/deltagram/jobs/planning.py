@@ -63,6 +63,9 @@ def plan_for(
         raise SettingError("--method exact", "keeps every entry bit for bit", fix=fix)
     read = [] if rules is None else _read(Path(rules))
     check_form(adapter, tuned)
+    if method == "exact" and adapter == "factors":
+        fix = "give --keep 1 --values f32 instead of --method exact, or --adapter product"
+        raise SettingError("--adapter factors", "factors are exact when all their entries are kept", fix=fix)
     adapted = tuned if isinstance(tuned, Adapted) else None
     factors = adapted.shapes() if adapted is not None and adapter == "factors" else {}
     given = [Rule(match=pattern, form="whole", source=f"--whole '{pattern}'") for pattern in whole]

@@ -1,5 +1,6 @@
 """A PEFT LoRA adapter on its base, seen as the fine-tuned model it stands for."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from deltagram.arrays import DTYPES, F32, Bits, Spec, as_floats, convert
 from deltagram.delta.lowrank import Factors, moved
-from deltagram.delta.names import Matching
+from deltagram.delta.names import INPUT, OUTPUT, Matching
 from deltagram.delta.plan import FactorShapes
 from deltagram.errors import CheckpointError, PlanError, SettingError
 from deltagram.store.adapter_config import CONFIG, WEIGHTS, AdapterConfig, read_config
@@ -17,6 +18,7 @@ from deltagram.store.adapter_names import Lora, sort_names, tuned_names
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint, open_checkpoint
 
 FORMS: Final = ("product", "factors")
+_WITH_OUTPUT: Final = ("ForCausalLM", "LMHead", "ForMaskedLM", "ForConditionalGeneration", "ForPreTraining")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,7 @@ def _adapted(
 ) -> Adapted:
     loras, whole, frozen = sort_names(path, adapter.specs)
     touched = [*(lora.weight for lora in loras), *(lora.bias for lora in loras if lora.has_bias), *frozen]
+    _check_tied(path, [*(lora.weight for lora in loras), *whole], base)
     matching = tuned_names(touched, whole, base.specs, rename=rename, of=config.made_for, base_at=base.path)
     sources = matching.base_of
     based = {name: base.specs[source] for name, source in sources.items()}
@@ -179,8 +182,29 @@ def _products(
     return found_products
 
 
+def _check_tied(path: Path, changed: Sequence[str], base: Checkpoint) -> None:
+    """Refuse a changed embedding that the base's output layer shares: PEFT changes the input side alone."""
+    embedding = next((name for name in changed if name.endswith(INPUT)), None)
+    if embedding is None or base.folder is None or any(name.endswith(OUTPUT) for name in base.specs):
+        return
+    try:
+        config = json.loads((base.folder / "config.json").read_text("utf-8"))
+        model, tied = str(config.get("architectures")), config.get("tie_word_embeddings", True)
+    except (OSError, ValueError, AttributeError):
+        return
+    if tied and any(word in model for word in _WITH_OUTPUT):
+        raise PlanError(
+            embedding, f"the adapter {path} changes it, and the base's output layer shares it",
+            expected="an adapter that leaves a tied embedding alone",
+            fix="save the base with tie_word_embeddings=False, or merge the adapter on such a base",
+        )  # fmt: skip
+
+
 def _transposed(config: AdapterConfig, inputs: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether a matrix is stored as `in x out`: its shape says so, or, if it is square, the configuration."""
+    """Whether a matrix is stored as `in x out`: its shape says so, or, if it is square, the configuration.
+
+    (PEFT's flag is that of the last layer it made; a model may have both kinds.)
+    """
     if shape[0] == shape[1]:
         return config.fan_in_fan_out
     return inputs == shape[:1]
