@@ -26,6 +26,7 @@ class Adapting:
 
     def __init__(self, delta: Delta, base: Checkpoint, model: Layers, places: Mapping[str, Place]) -> None:
         self._delta, self._base, self._model, self._places = delta, base, model, places
+        self._whole_modules = {place.module for place in places.values() if place.to == "modules_to_save"}
         self.arrays: dict[str, Array] = {}
         self.rows: dict[str, dict[str, Any]] = {}
         self._ranks: dict[str, int] = {}
@@ -104,6 +105,8 @@ class Adapting:
                 self._whole(name, to)
             else:
                 self._check_base(name)
+                if to.to == "dropped" and to.module in self._whole_modules:
+                    self._from_base(name, to)
             row["bytes"] = sum(self.arrays[added].spec.nbytes for added in set(self.arrays) - before)
             self.rows[name] = row
             progress.advance("exporting", done, len(self._places))
@@ -121,6 +124,11 @@ class Adapting:
             self._add({f"{module}.{to.leaf}" if module else to.leaf: Array(spec=spec, data=data)})
             if to.to == "modules_to_save":
                 self._saved.add(module)
+
+    def _from_base(self, name: str, to: Place) -> None:
+        """The base's own values of what is left out of a layer that is saved whole: PEFT replaces all of it."""
+        source = base_name(self._delta, name)
+        self._add({to.name: Array(spec=self._base.specs[source], data=self._base.views[source])})
 
     def _tied(self, to: Place) -> list[str]:
         """The output layer that shares this embedding, unless the delta tells the two apart."""

@@ -43,6 +43,11 @@ def place(
     for name, one in found.items():
         if one.module in saved and one.to != "dropped":
             found[name] = Place(to="modules_to_save", module=one.module, leaf=one.leaf, kind=one.kind)
+        elif one.module in saved and tensors[name].base_digest is None:
+            raise PlanError(
+                name, "is left out, but the rest of its layer is saved whole, and the base has none of it",
+                fix=f"leave out the layer with --drop '{one.module}.*'",
+            )  # fmt: skip
     return found
 
 
@@ -62,7 +67,7 @@ def _place(name: str, tensor: StoredTensor, layers: Layers, *, sparse: bool, dro
         found = f"has other rows than the base ({tensor.base_spec.shape} -> {tensor.spec.shape})"
         raise PlanError(name, f"{found}, which no adapter can change", fix=leave)
     if kind is None and tensor.base_digest is not None:
-        raise PlanError(name, f"{layers.model} has no such tensor", fix=leave)
+        raise PlanError(name, f"{layers.model} has no such tensor once it is loaded", fix=leave)
     if kind == "inner" or not module:
         raise PlanError(name, "belongs to no layer of its own, and PEFT holds layers", fix=leave)
     if leaf == "weight" and tensor.form in MOVED:

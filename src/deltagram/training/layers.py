@@ -64,13 +64,14 @@ def layers(folder: Path) -> Layers:
 
 
 def _kind(torch: Any, module: Any) -> Kind:
-    if isinstance(module, torch.nn.Linear):
+    plain = type(module)  # a child class may use its weight in its own way, past what PEFT puts around it
+    if plain is torch.nn.Linear:
         return "linear"
-    if isinstance(module, torch.nn.Embedding):
+    if plain is torch.nn.Embedding:
         return "embedding"
-    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+    if plain.__name__ == "Conv1D" and hasattr(module, "nf"):
         return "transposed"
-    if isinstance(module, torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d) and module.groups == 1:
+    if plain in (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d) and module.groups == 1:
         return "convolution"
     return "inner" if next(module.children(), None) is not None else "leaf"
 
