@@ -19,7 +19,7 @@ EPS = torch.finfo(torch.float32).eps
 
 
 def tuned(kind: Kind, base: Path, folder: Path, *, rank: int | None = None, only: str = "") -> Path:
-    """A fine-tune in which every tensor moved (those with `only` in their names); matrices by a difference of a rank, if one is given."""
+    """A fine-tune: what has `only` in its name moved, matrices by a difference of a rank, if one is given."""
     model = kind.load(base)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

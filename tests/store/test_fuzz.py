@@ -389,7 +389,7 @@ def test_hostile_shards(place: Place) -> None:
 def heavy_cases(place: Place) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
     """(delta, label, tampering): what claims to be huge, and what makes two claims about one base tensor."""
     rng = random.Random(8)
-    for name in ("stratified", "bernoulli", "listed", "dense", "exact"):
+    for name in ("stratified", "bernoulli", "listed", "dense", "exact", "factors"):
         kit = tampering.take_apart(place.deltas / name)
         large = [(label, path, new) for label, path, new in tampering.changes(kit.manifest) if is_large(new)]
         for label, path, new in rng.sample(large, 12):
