@@ -364,6 +364,24 @@ def test_settings_that_factors_do_not_have_are_refused(narrow: tuple[Path, Path]
     assert says in str(caught.value)
 
 
+PLANS = {
+    "{match: m.weight, form: low_rank}": ("product", "m.weight: .* there are no factors of it; .*--adapter factors"),
+    "{match: other, form: low_rank}": ("factors", "other: .* there are no factors of it"),
+    "{match: m.weight, form: low_rank, method: exact}": (
+        "factors",
+        "m.weight: factors are kept exactly by keeping all",
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", PLANS)
+def test_plans_that_factors_do_not_have_are_refused(narrow: tuple[Path, Path], tmp_path: Path, rule: str) -> None:
+    form, says = PLANS[rule]
+    (tmp_path / "plan.yaml").write_text(f"tensors: [{rule}]")
+    with pytest.raises(PlanError, match=says):
+        jobs.prune(*narrow, tmp_path / "delta", adapter=form, plan=tmp_path / "plan.yaml")
+
+
 def test_factors_of_a_checkpoint_are_refused(narrow: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="is a checkpoint, expected a PEFT adapter directory"):
         jobs.prune(narrow[0], narrow[0], tmp_path / "delta", adapter="factors")

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Final, Literal
 
 from deltagram.arrays import Spec, entries
-from deltagram.delta.methods import Bernoulli, Exact, Magnitude, Method, Random, kept_count
+from deltagram.delta.factors import NO_FACTORS, FactorShapes, check_factors, check_names
+from deltagram.delta.methods import Exact, Method, kept_count
 from deltagram.delta.names import Matching, Specs, match
 from deltagram.delta.rescale import default_divisor
 from deltagram.delta.values import Values
@@ -21,18 +21,7 @@ VOCABULARY: Final = (
     "*lm_head.weight", "*embed_out.weight", "*decoder.weight", "*shared.weight", "*position_embeddings.weight",
     "*wpe.weight", "output.weight",
 )  # fmt: skip
-NO_FACTORS: Final[Mapping[str, "FactorShapes"]] = MappingProxyType({})
 PER_TENSOR_BYTES: Final = 700  # header, manifest and scale of one tensor, at the most (measured in the tests)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FactorShapes:
-    """What is known of a tensor's LoRA factors before they are read: the shapes of A and B, and what multiplies B A."""
-
-    a: tuple[int, int]
-    b: tuple[int, int]
-    scale: float
-    transposed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,11 +140,7 @@ def make_plan(
         )
         for name in sorted(tuned)
     )
-    for entry in made:
-        for factor in (f"{entry.name}:A", f"{entry.name}:B") if entry.form == "low_rank" else ():
-            if factor in tuned:
-                found = f"is the name of a tensor, and of a factor of {entry.name}"
-                raise PlanError(factor, found, fix="store the product with --adapter product")
+    check_names([entry.name for entry in made if entry.form == "low_rank"], tuned)
     used = {entry.base_name for entry in made}
     return Plan(entries=made, dropped=tuple(sorted(set(base) - used)), matching=matching.how)
 
@@ -233,7 +218,8 @@ def _checked(entry: Entry, *, forced: bool) -> Entry:
             raise PlanError(entry.name, f"base is {entry.base}, fine-tuned is {entry.tuned}", fix=fix)
         return entry
     if entry.form == "low_rank":
-        return _checked_factors(entry)
+        check_factors(entry.name, entry.factors, entry.method)
+        return entry
     if not _floats(entry):
         raise PlanError(entry.name, f"{entry.tuned.dtype} from {entry.base.dtype} cannot be pruned", fix=fix)
     if entry.tuned.size == 0 or entry.base.size == 0:
@@ -252,23 +238,6 @@ def _checked(entry: Entry, *, forced: bool) -> Entry:
         )  # fmt: skip
     if forced and entry.form == "resized" and entry.base.shape == entry.tuned.shape:
         return replace(entry, form="pruned")
-    return entry
-
-
-def _checked_factors(entry: Entry) -> Entry:
-    if entry.factors is None:
-        fix = "give an adapter as TUNED and --adapter factors, or another form"
-        raise PlanError(entry.name, "is to be stored as low_rank, but there are no factors of it", fix=fix)
-    product = f"store their product with --adapter product, or with form: pruned for '{entry.name}' in a plan"
-    if isinstance(entry.method, Exact):
-        fix = "give --keep 1 --values f32 instead, or --adapter product"
-        raise PlanError(entry.name, "factors are kept exactly by keeping all their entries", fix=fix)
-    if type(entry.method) not in (Random, Bernoulli, Magnitude):
-        found = f"method {type(entry.method).__name__.lower()} chooses entries of a difference, not of its factors"
-        raise PlanError(entry.name, found, fix=product)
-    (rank, inputs), (outputs, _) = entry.factors.a, entry.factors.b
-    if rank > min(inputs, outputs):
-        raise PlanError(entry.name, f"factors of rank {rank} for a matrix of {outputs} x {inputs}", fix=product)
     return entry
 
 

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 
 from deltagram.arrays import DTYPES, F32, Bits, Spec, as_floats, convert
+from deltagram.delta.factors import FactorShapes
 from deltagram.delta.lowrank import Factors, moved
 from deltagram.delta.names import INPUT, OUTPUT, Matching
-from deltagram.delta.plan import FactorShapes
 from deltagram.errors import CheckpointError, PlanError, SettingError
 from deltagram.store.adapter_config import CONFIG, WEIGHTS, AdapterConfig, read_config
 from deltagram.store.adapter_names import Lora, sort_names, tuned_names

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from deltagram.arrays import Spec, entries
+from deltagram.delta.factors import FactorShapes
 from deltagram.delta.masks import WORDS
 from deltagram.delta.methods import kept_count, threshold
-from deltagram.delta.plan import Entry, FactorShapes, Plan
+from deltagram.delta.plan import Entry, Plan
 from deltagram.store.deltafile import FORMAT
 from deltagram.store.header import header_text
 from deltagram.store.manifest import Manifest
