@@ -350,6 +350,14 @@ def test_a_shared_embedding_is_refused(tmp_path: Path) -> None:
         jobs.prune(base, tmp_path / "adapter", tmp_path / "delta")
 
 
+def test_a_square_weight_that_may_lie_either_way_is_refused(tmp_path: Path) -> None:
+    base = save_base(KINDS["gpt2"], tmp_path / "base")
+    adapted(KINDS["gpt2"], base, tmp_path / "adapter", r=2, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
+    config_with(fan_in_fan_out=False)(tmp_path / "adapter")
+    with pytest.raises(PlanError, match=r"h\.0\.attn\.c_proj\.weight: is square"):
+        jobs.prune(base, tmp_path / "adapter", tmp_path / "delta")
+
+
 SETTINGS: dict[str, tuple[dict[str, Any], type[DeltagramError], str]] = {
     "word": ({"adapter": "sum"}, SettingError, "'sum' is unknown, expected product or factors"),
     "exact": ({"adapter": "factors", "method": "exact"}, SettingError, "--keep 1 --values f32"),

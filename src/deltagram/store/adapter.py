@@ -144,6 +144,7 @@ def _adapted(
     sources = matching.base_of
     based = {name: base.specs[source] for name, source in sources.items()}
     products: dict[str, Factors] = {}
+    _check_square(path, config, adapter, loras, based)
     for lora in loras:
         products |= _products(path, config, adapter, lora, based)
     own = {name: key for name, key in whole.items() if name not in products}
@@ -197,6 +198,24 @@ def _check_tied(path: Path, changed: Sequence[str], base: Checkpoint) -> None:
             embedding, f"the adapter {path} changes it, and the base's output layer shares it",
             expected="an adapter that leaves a tied embedding alone",
             fix="save the base with tie_word_embeddings=False, or merge the adapter on such a base",
+        )  # fmt: skip
+
+
+def _check_square(
+    path: Path, config: AdapterConfig, adapter: Checkpoint, loras: Sequence[Lora], specs: Mapping[str, Spec]
+) -> None:
+    """Refuse a square weight where nothing tells which way it lies: the adapter has layers of both kinds."""
+    matrices = [lora for lora in loras if not lora.embedding and len(specs[lora.weight].shape) == 2]
+    square = [lora for lora in matrices if len(set(specs[lora.weight].shape)) == 1]
+    seen = {
+        _transposed(config, adapter.specs[lora.a].shape[1:], specs[lora.weight].shape)
+        for lora in matrices
+        if lora not in square
+    }
+    if square and len(seen | {config.fan_in_fan_out}) > 1:
+        raise PlanError(
+            square[0].weight, f"is square, and the adapter {path} has layers that store in x out, and out x in",
+            fix="make an adapter of each kind of layers, or merge it with PeftModel.merge_and_unload()",
         )  # fmt: skip
 
 
