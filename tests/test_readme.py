@@ -22,6 +22,7 @@ PAGES = [
     "CHANGELOG.md",
     "docs/RESULTS.md",
     "docs/MATH.md",
+    "docs/lora.md",
 ]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 

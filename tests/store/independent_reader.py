@@ -28,11 +28,14 @@ FLOATS = {"F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16), "F32": n
 BLOCK = 65_536
 BITMAP_SPAN = 524_288
 HEADER_LIMIT = 100_000_000
-FEATURES = {"stratified", "bernoulli", "listed", "columns", "wanda", "uniform", "codebook", "zstd", "resized", "exact"}
+FEATURES = {
+    "stratified", "bernoulli", "listed", "columns", "wanda", "uniform", "codebook", "zstd", "resized", "exact",
+    "low_rank",
+}  # fmt: skip
 MANIFEST_KEYS = ["version", "requires", "created_by", "seed", "base", "tuned", "files", "dropped", "tensors"]
 ENTRY_KEYS = [
-    "shape", "dtype", "base_name", "base_shape", "base_dtype", "form", "base_digest", "mask", "values", "tuned_digest",
-    "digest",
+    "shape", "dtype", "base_name", "base_shape", "base_dtype", "form", "base_digest", "mask", "values", "rank", "scale",
+    "transposed", "A", "B", "tuned_digest", "digest",
 ]  # fmt: skip
 HEX64 = re.compile("[0-9a-f]{64}")
 
@@ -83,6 +86,7 @@ class Entry:
     raw: dict[str, Any]
     parts: dict[str, Tensor] = field(default_factory=dict)
     divide_by: np.ndarray | None = None
+    factors: dict[str, "Entry"] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -301,9 +305,11 @@ def read_entry(name: str, raw: Any) -> Entry:
     wanted = {
         "pruned": {"base_digest", "mask", "values", "digest"}, "resized": {"base_digest", "mask", "values", "digest"},
         "whole": {"digest"}, "same": {"base_digest"}, "exact": {"base_digest", "tuned_digest", "digest"},
+        "low_rank": {"base_digest", "rank", "scale", "A", "B", "digest"},
     }.get(form if type(form) is str else "")  # fmt: skip
     need(wanted is not None, f"{name}: form {form}")
     found = set(raw) - {"shape", "dtype", "form", "base_name", "base_shape", "base_dtype"}
+    found -= {"transposed"} if form == "low_rank" else set()
     need(found - ({"base_digest"} if form == "whole" else set()) == wanted, f"{name}: keys of its form")
     for key in found & {"base_digest", "tuned_digest", "digest"}:
         need(is_digest(raw[key]), f"{name}: {key}")
@@ -333,8 +339,39 @@ def check_form(entry: Entry) -> None:
         need(both <= set(FLOATS), f"{name}: dtypes {both}")
         check_mask(entry)
         check_values(entry)
+    elif entry.form == "low_rank":
+        need(both <= set(FLOATS), f"{name}: dtypes {both}")
+        check_factors(entry)
     elif entry.form in ("same", "exact"):
         need(len(both) == 1 or both <= set(FLOATS), f"{name}: dtypes {both}")
+
+
+def check_factors(entry: Entry) -> None:
+    """Section 5: the two factors, each like a pruned matrix of float32 with zeros for a base."""
+    name, raw, shape = entry.name, entry.raw, entry.shape
+    need(len(shape) >= 2 and entry.size > 0, f"{name}: no matrix")
+    rows, columns = shape[0], entry.size // shape[0]
+    rank, scale = raw["rank"], raw["scale"]
+    need(is_count(rank) and 1 <= rank <= min(rows, columns), f"{name}: rank")
+    need(type(scale) is float and math.isfinite(scale), f"{name}: scale")
+    need("transposed" not in raw or raw["transposed"] is True, f"{name}: transposed")
+    outputs, inputs = (columns, rows) if "transposed" in raw else (rows, columns)
+    for letter, sides in (("A", (rank, inputs)), ("B", (outputs, rank))):
+        keyed(raw[letter], ["mask", "values"])
+        factor = Entry(f"{name}:{letter}", "pruned", "F32", sides, None, "F32", sides, raw[letter])
+        check_mask(factor)
+        check_values(factor)
+        entry.factors[letter] = factor
+
+
+def masked(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Whatever has a mask, by its name."""
+    found = {name: entry for name, entry in entries.items() if "mask" in entry.raw}
+    for entry in entries.values():
+        for factor in entry.factors.values():
+            need(factor.name not in entries, f"{factor.name} is a tensor and a factor")
+            found[factor.name] = factor
+    return found
 
 
 def check_mask(entry: Entry) -> None:
@@ -396,17 +433,18 @@ def check_values(entry: Entry) -> None:
 def features(entries: dict[str, Entry]) -> list[str]:
     used = set()
     for entry in entries.values():
-        used |= {entry.form} & {"resized", "exact"}
-        if "mask" in entry.raw:
-            values = entry.raw["values"]
-            used |= {entry.raw["mask"]["kind"], *({values["codec"]} & {"uniform", "codebook"})}
-            used |= {entry.raw["mask"].get("score")} & {"wanda"}
-            used |= {"zstd"} if "pack" in values else set()
+        used |= {entry.form} & {"resized", "exact", "low_rank"}
+    for entry in masked(entries).values():
+        values = entry.raw["values"]
+        used |= {entry.raw["mask"]["kind"], *({values["codec"]} & {"uniform", "codebook"})}
+        used |= {entry.raw["mask"].get("score")} & {"wanda"}
+        used |= {"zstd"} if "pack" in values else set()
     return sorted(used)
 
 
 def deal(entries: dict[str, Entry], parts: dict[str, Tensor]) -> None:
     """Every part to its entry: each that the manifest implies, with its dtype and shape, and no other."""
+    entries = {**entries, **masked(entries)}
     given: dict[str, dict[str, Tensor]] = {name: {} for name in entries}
     for part, tensor in parts.items():
         name, colon, suffix = part.rpartition(":")
@@ -428,7 +466,7 @@ def implied(entry: Entry) -> dict[str, tuple[str, tuple[int, ...] | None]]:
         return {"whole": (entry.dtype, entry.shape)}
     if entry.form == "exact":
         return {"planes": ("U8", None)}
-    if entry.form == "same":
+    if entry.form in ("same", "low_rank"):
         return {}
     mask, values = entry.raw["mask"], entry.raw["values"]
     codec, keep = values["codec"], mask["keep"]
@@ -457,7 +495,8 @@ def read_scales(delta: Path, manifest: str, entries: dict[str, Entry]) -> None:
     need(metadata["manifest"] == blake3(manifest.encode()).hexdigest(), "the scales are of another delta")
     joined = b"".join(tensor.digest(name) for name, tensor in tensors.items())
     need(metadata["digest"] == blake3(joined).hexdigest(), "the digest of the scales")
-    pruned = [name for name, entry in entries.items() if "mask" in entry.raw]
+    entries = masked(entries)
+    pruned = list(entries)
     need(set(tensors) == set(pruned), "the scales are not of the pruned tensors")
     for name in pruned:
         tensor, entry = tensors[name], entries[name]
@@ -819,9 +858,31 @@ def unstep(pattern: int, word: int, w: int) -> int:
     return found ^ top if found & top else ~found & ones
 
 
+def dense(factor: Entry, seed: int) -> np.ndarray:
+    """A factor: zeros, and what its mask keeps."""
+    zeros = Tensor("F32", factor.shape, bytes(4 * factor.size))
+    return np.frombuffer(pruned_bytes(factor, zeros, seed), "<f4").reshape(factor.shape)
+
+
+def low_rank_bytes(entry: Entry, base: Tensor, seed: int) -> bytes:
+    a, b = (dense(entry.factors[letter], seed).astype(np.float64) for letter in "AB")
+    with np.errstate(all="ignore"):
+        product = np.zeros((b.shape[0], a.shape[1]))
+        for j in range(entry.raw["rank"]):
+            product = product + b[:, j : j + 1] * a[j : j + 1]
+        product = entry.raw["scale"] * product
+        product = product.T if "transposed" in entry.raw else product
+        working = np.float64 if "F64" in (entry.dtype, entry.base_dtype) else np.float32
+        start = base.floats().astype(working)
+        moved = rounded(start + product.astype(working).reshape(-1), entry.dtype)
+    need(np.isfinite(moved.astype(np.float64)).all(), f"{entry.name}: an entry is not finite")
+    return moved.tobytes()
+
+
 def restored_bytes(entry: Entry, base: dict[str, Tensor], seed: int) -> bytes:
     if entry.raw.get("digest") is not None:
-        joined = b"".join(entry.parts[s].digest(f"{entry.name}:{s}") for s in sorted(entry.parts))
+        parts = entry.parts | {f"{f}:{s}": part for f in entry.factors for s, part in entry.factors[f].parts.items()}
+        joined = b"".join(parts[s].digest(f"{entry.name}:{s}") for s in sorted(parts))
         need(blake3(joined).hexdigest() == entry.raw["digest"], f"{entry.name}: payload digest")
     if entry.form == "whole":
         return entry.parts["whole"].data
@@ -832,6 +893,8 @@ def restored_bytes(entry: Entry, base: dict[str, Tensor], seed: int) -> bytes:
     if entry.form == "same":
         same = entry.dtype == entry.base_dtype
         return source.data if same else rounded(source.floats(), entry.dtype).tobytes()
+    if entry.form == "low_rank":
+        return low_rank_bytes(entry, source, seed)
     return pruned_bytes(entry, source, seed)
 
 

@@ -63,7 +63,10 @@ def sign(kit: Kit) -> None:
 
 
 def payload_digest(kit: Kit, name: str) -> str:
-    parts = {part: tensor for part, tensor in kit.parts.items() if part.rpartition(":")[0] == name}
+    names = [name]
+    if kit.manifest["tensors"][name].get("form") == "low_rank":
+        names = [f"{name}:A", f"{name}:B"]
+    parts = {part: tensor for part, tensor in kit.parts.items() if part.rpartition(":")[0] in names}
     return hexdigest(b"".join(parts[part].digest(part) for part in sorted(parts)))
 
 
@@ -87,7 +90,8 @@ def features(manifest: dict[str, Any]) -> list[str]:
     tensors = manifest.get("tensors")
     entries = [entry for entry in tensors.values() if isinstance(entry, dict)] if isinstance(tensors, dict) else []
     used = [entry.get("form") for entry in entries]
-    for entry in entries:
+    factors = [entry[letter] for entry in entries for letter in "AB" if isinstance(entry.get(letter), dict)]
+    for entry in entries + factors:
         mask, values = entry.get("mask"), entry.get("values")
         used += [mask.get("kind"), mask.get("score")] if isinstance(mask, dict) else []
         used += [values.get("codec"), values.get("pack")] if isinstance(values, dict) else []
@@ -130,7 +134,7 @@ SHAPES = [
 ]  # fmt: skip
 WORDS = {
     "dtype": list(reader.BITS), "base_dtype": list(reader.BITS), "stored": ["delta", "base"], "pack": ["zstd"],
-    "form": ["pruned", "resized", "whole", "same", "exact"],
+    "form": ["pruned", "resized", "whole", "same", "exact", "low_rank"],
     "codec": ["f32", "bf16", "f16", "uniform", "codebook"], "kind": ["stratified", "bernoulli", "listed", "columns"],
     "score": ["random", "magnitude", "wanda"],
     "coding": ["golomb", "gaps", "bitmap"],
@@ -156,7 +160,9 @@ def at(document: Any, path: Path_) -> Any:
 def instead(value: Any, path: Path_) -> list[Any]:
     """What to put in the place of a value."""
     if isinstance(value, bool) or value is None:
-        return []
+        return [False, 1, None, "true"] if value else []
+    if isinstance(value, float):
+        return [*NUMBERS, 0.0, -0.0, -value, 2 * value, 1e38, 1e-300, -1e308, 5e-324, "x", int(value)]
     if isinstance(value, int):
         return [*NUMBERS, value - 1, value + 1, 2 * value]
     if isinstance(value, str):
@@ -211,6 +217,10 @@ def additions(manifest: dict[str, Any]) -> Iterator[tuple[Path_, str, Any]]:
         for key, new in (("bits", 4), ("group", 64), ("pack", "zstd")):
             if "values" in entry and key not in entry["values"]:
                 yield ("tensors", name, "values"), key, new
+        if entry["form"] == "low_rank":
+            yield ("tensors", name), "transposed", True
+            for letter in "AB":
+                yield ("tensors",), f"{name}:{letter}", entry
     for name in ("README.md", "../up", "/etc/passwd", "model.safetensors", "x" * 300, "a\0b", "no/such"):
         for stored in ("delta", "base"):
             yield ("files",), name, {"digest": hexdigest(b""), "bytes": 0, "stored": stored}
@@ -489,7 +499,7 @@ def scales_replaced(pristine: Kit) -> Iterator[Case]:
     for name in pristine.scales:
         for number in numbers:
             yield f"{name} {number}", with_scale(pristine, name, "F64", (), struct.pack("<d", number))
-        rows = (pristine.manifest["tensors"][name]["shape"] or [1])[0]
+        rows = rows_of(pristine, name)
         for dtype, shape in itertools.product(
             ("F16", "F32", "BF16", "F64"), ((), (rows,), (rows - 1,), (1,), (rows, 1), (0,))
         ):
@@ -502,6 +512,16 @@ def scales_replaced(pristine: Kit) -> Iterator[Case]:
         yield f"{name} subnormal", with_scale(pristine, name, "F16", (rows,), tiny)
         for other in (None, "", "x", "same", "\ud800", f"{name}:divide_by"):
             yield f"{name} as {other!r}", surrogates(renamed_scale(pristine, name, other))
+
+
+def rows_of(pristine: Kit, name: str) -> int:
+    """The rows of a tensor, or of a factor of it."""
+    tensor, _, letter = name.rpartition(":")
+    entry = pristine.manifest["tensors"][tensor or name]
+    if letter == "A" and tensor:
+        return int(entry["rank"])
+    rest = math.prod(entry["shape"][1:])
+    return int(rest if "transposed" in entry else (entry["shape"] or [1])[0])
 
 
 def with_scale(pristine: Kit, name: str, dtype: str, shape: tuple[int, ...], data: bytes) -> Tamper:

@@ -4,6 +4,7 @@ What is damaged is always refused. What is hostile carries the right digests; th
 reader made from docs/FORMAT.md: both refuse, or both restore the same bytes.
 """
 
+import json
 import os
 import random
 import re
@@ -64,6 +65,16 @@ DELTAS: dict[str, Settings] = {
     "columns": {"keep": 0.2, "method": "columns", "columns": 0.4, "values": "f32", "pack": False, "plan": "resized"},
     "few columns": {"keep": 0.1, "method": "columns-magnitude", "columns": 0.9, "values": "4bit"},
     "exact": {"method": "exact"},
+    "factors": {"adapter": "factors", "keep": 0.3, "values": "f16"},
+    "listed factors": {
+        "adapter": "factors",
+        "keep": 0.4,
+        "method": "magnitude",
+        "values": "4bit",
+        "pack": False,
+        "seed": 5,
+    },
+    "strata": {"adapter": "factors", "keep": 0.1, "values": "codebook2"},
     "sharded": {"keep": 0.3, "method": "magnitude", "values": "bf16", "shard_bytes": 500},
 }
 RESIZED = "tensors: [{match: longer, form: resized}, {match: shorter, form: resized}, {match: number, form: pruned}]"
@@ -104,9 +115,27 @@ def models(place: Path) -> tuple[Path, Path]:
     base["same"] = tuned["same"] = given("I64", np.arange(5))
     base["cast"], tuned["cast"] = given("F32", np.arange(8)), given("F16", np.arange(8))
     base["old.\u00fc"] = tuned["new.\u00fc"] = given("F32", np.arange(9))
+    for name, dtype, shape in (("linear", "F32", (9, 14)), ("conv", "BF16", (6, 4, 3)), ("table", "F64", (12, 7))):
+        start = rng.normal(size=shape)
+        base[f"{name}.weight"], tuned[f"{name}.weight"] = given(dtype, start), given(dtype, start + 0.01)
     base["dropped"], tuned["added"] = given("F16", np.ones(3)), given("F16", np.ones((2, 2)))
     tuned["\ue812"] = given("U8", np.arange(3, dtype="u1"))
     return checkpoint(place / "base", base, config="{}"), checkpoint(place / "tuned", tuned, config='{"a": 1}')
+
+
+def adapter(path: Path) -> Path:
+    """LoRA factors for a linear layer, a convolution, and a table whose weight they are transposed for."""
+    rng = np.random.default_rng(6)
+    shapes = {
+        "linear.lora_A.weight": (4, 14), "linear.lora_B.weight": (9, 4), "conv.lora_A.weight": (4, 4, 3),
+        "conv.lora_B.weight": (6, 4, 1), "table.lora_embedding_A": (4, 12), "table.lora_embedding_B": (7, 4),
+    }  # fmt: skip
+    tensors = {f"base_model.model.{name}": given("F32", rng.normal(size=shape)) for name, shape in shapes.items()}
+    path.mkdir()
+    tampering.write(path / "adapter_model.safetensors", reader.padded(reader.anew({"format": "pt"}, tensors)), tensors)
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 3, "alpha_pattern": {"conv": -0.7}}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    return path
 
 
 @dataclass(frozen=True)
@@ -128,6 +157,7 @@ class Place:
 
 def made(place: Path) -> Place:
     base, tuned = models(place)
+    lora = adapter(place / "lora")
     (place / "plan.yaml").write_text(RESIZED)
     for name, pristine in DELTAS.items():
         settings = dict(pristine)
@@ -135,9 +165,11 @@ def made(place: Path) -> Place:
         whole = ["longer", "shorter"] if forms is None else []
         plan = None if forms is None else place / "plan.yaml"
         rename = [("old.", "new.")]
-        jobs.prune(base, tuned, place / "deltas" / name, whole=whole, plan=plan, rename=rename, **settings)
+        model = lora if "adapter" in settings else tuned
+        jobs.prune(base, model, place / "deltas" / name, whole=whole, plan=plan, rename=rename, **settings)
     rows = {name: np.linspace(0.5, 2, 9) for name in ("plain", "doubles", "narrowed")}
     jobs.rescale(place / "deltas" / "five", divide_by=rows)
+    jobs.rescale(place / "deltas" / "factors", divide_by={"linear.weight:B": np.linspace(0.5, 2, 9)})
     return Place(base, place / "deltas", place / "work")
 
 
@@ -359,7 +391,7 @@ def test_hostile_shards(place: Place) -> None:
 def heavy_cases(place: Place) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
     """(delta, label, tampering): what claims to be huge, and what makes two claims about one base tensor."""
     rng = random.Random(8)
-    for name in ("stratified", "bernoulli", "listed", "dense", "columns", "few columns", "exact"):
+    for name in ("stratified", "bernoulli", "listed", "dense", "columns", "few columns", "exact", "factors"):
         kit = tampering.take_apart(place.deltas / name)
         large = [(label, path, new) for label, path, new in tampering.changes(kit.manifest) if is_large(new)]
         for label, path, new in rng.sample(large, 12):

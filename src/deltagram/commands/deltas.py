@@ -172,6 +172,8 @@ def _tensor_table(record: "Record") -> "Table":
         codec = f"{values.get('codec', '')} {values.get('bits', '')}".strip()
         divisor = row.get("divide_by", "")
         how = f" by {row['score']}" if "score" in row else ""
+        if isinstance(divisor, dict):
+            divisor = ", ".join(f"{k} {v if isinstance(v, str) else f'{v:.5g}'}" for k, v in divisor.items())
         rows.add_row(
             show.plain(name), row["form"], f"{row['dtype']} {shape}",
             f"{row['kept']:,} {row['mask']}{how}" if "kept" in row else "",

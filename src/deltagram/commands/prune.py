@@ -45,6 +45,9 @@ def prune(
     columns: Annotated[
         float | None, typer.Option(help="Share of input columns that columns... keep entries in; 5 x --keep.")
     ] = None,
+    adapter: Annotated[
+        str, typer.Option(help="What of a PEFT adapter is pruned: product (what it adds), or factors (A and B).")
+    ] = "product",
     calibration: Calibration = None,
     labels: Labels = None,
     metric: Metric = None,
@@ -81,7 +84,7 @@ def prune(
             hub.locate(base), hub.locate(tuned), out, keep=keep, budget=size, method=method, columns=columns,
             calibration=calibration, labels=labels, metric=metric, texts=texts, max_length=max_length, device=device,
             divide_by=divide_by, refit=refit, values=values, pack=pack, plan=plan, whole=whole or (), rename=pairs,
-            seed=seed, with_code=with_code, force=force, threads=threads, progress=bar,
+            adapter=adapter, seed=seed, with_code=with_code, force=force, threads=threads, progress=bar,
         )  # fmt: skip
     emit(record, show_prune, json=json)
 
@@ -93,9 +96,10 @@ def show_prune(record: "Record") -> None:
         show_search(n["search"])
     forms = Counter(row["form"] for row in record.tensors.values())
     page = show.out()
+    tuned = "adapter" if record.settings["adapter"] else "fine-tuned checkpoint"
     page.print(
         f"{show.plain(record.settings['out'])}: {show.size(n['delta_bytes'])}, {n['ratio']}x smaller than the "
-        f"fine-tuned checkpoint ({show.size(n['tuned_bytes'])}), in {n['seconds']:.2f} s"
+        f"{tuned} ({show.size(n['tuned_bytes'])}), in {n['seconds']:.2f} s"
     )
     page.print(f"plan: {', '.join(f'{count} {form}' for form, count in sorted(forms.items()))}; {n['matching']}")
     for why, names in _instead(record).items():

@@ -8,8 +8,8 @@ from deltagram.errors import PlanError
 
 Specs = Mapping[str, Spec]
 ENOUGH = 0.9
-_OUTPUT = ("lm_head.weight", "output.weight", "embed_out.weight", "cls.predictions.decoder.weight")
-_INPUT = (
+OUTPUT = ("lm_head.weight", "output.weight", "embed_out.weight", "cls.predictions.decoder.weight")
+INPUT = (
     "embed_tokens.weight",
     "wte.weight",
     "word_embeddings.weight",
@@ -105,9 +105,9 @@ def _tied(base: Specs, tuned: Specs, pairs: Mapping[str, str]) -> dict[str, str]
     """An output head the base ties to its input embedding (or the reverse) is paired with that tensor."""
     found: dict[str, str] = {}
     for name, spec in tuned.items():
-        if name in pairs or not name.endswith(_OUTPUT + _INPUT):
+        if name in pairs or not name.endswith(OUTPUT + INPUT):
             continue
-        others = _INPUT if name.endswith(_OUTPUT) else _OUTPUT
+        others = INPUT if name.endswith(OUTPUT) else OUTPUT
         for source in sorted(base):
             if source.endswith(others) and base[source].shape[1:] == spec.shape[1:] and len(spec.shape) == 2:
                 found[name] = source

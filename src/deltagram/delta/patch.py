@@ -14,7 +14,8 @@ from deltagram.arrays import U64, Bits, Spec
 from deltagram.delta import kernels
 from deltagram.delta.difference import restore_distance, shifted
 from deltagram.delta.live import views
-from deltagram.delta.stored import Distances, Loads, Pruned, Stored, Whole
+from deltagram.delta.lowrank import moved
+from deltagram.delta.stored import Distances, Loads, LowRank, Pruned, Stored, Whole
 from deltagram.errors import PatchError
 from deltagram.threads import default_threads, ordered
 
@@ -143,6 +144,11 @@ class Live:
             before[slice(None) if current.positions is None else current.positions] = current.before
         if isinstance(tensor, Distances):
             after = restore_distance(before, tensor.words, floating=tensor.spec.floating)
+        elif isinstance(tensor, LowRank):
+            product = tensor.factors().entries(0, tensor.spec.size)
+            after = moved(before, tensor.spec.dtype, product, tensor.spec.dtype)
+            if not kernels.all_finite(after, tensor.spec.dtype):
+                raise PatchError(target, "a restored entry is not finite", fix="rescale the delta")
         else:
             after = np.array(tensor.bits)
         return Change(name=target, positions=None, before=before, after=after)

@@ -1,11 +1,12 @@
 """How each tensor is stored, decided once from headers, patterns and settings; printed, stored, read back."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 from deltagram.arrays import Spec, entries
+from deltagram.delta.factors import NO_FACTORS, FactorShapes, check_factors, check_names
 from deltagram.delta.gaps import positions_bound
 from deltagram.delta.methods import Exact, Method, Random, Structural, kept_count, most_drawn
 from deltagram.delta.names import Matching, Specs, match
@@ -14,7 +15,7 @@ from deltagram.delta.submatrix import inside, unstructured
 from deltagram.delta.values import Values
 from deltagram.errors import PlanError, SettingError
 
-Form = Literal["pruned", "resized", "whole", "exact"]
+Form = Literal["pruned", "resized", "whole", "exact", "low_rank"]
 HEADS: Final = frozenset({"classifier", "score", "qa_outputs"})
 ROUTERS: Final = ("*router*", "*.gate.weight", "*.shared_expert_gate.weight")
 VOCABULARY: Final = (
@@ -37,6 +38,7 @@ class Entry:
     method: Method
     values: Values
     divide_by: float | None = None
+    factors: FactorShapes | None = None
     reason: str
 
     @property
@@ -59,7 +61,14 @@ class Entry:
         """Payload bytes at most, before packing (where entries are drawn one by one: by six sigma)."""
         if self.form in ("whole", "exact"):
             return self.tuned.nbytes
-        size = entries(self.common)
+        if self.form == "low_rank" and self.factors is not None:
+            both = (self.factors.a, self.factors.b)
+            return sum(self._kept_bytes(entries(shape)) for shape in both) + PER_TENSOR_BYTES
+        extra = self.tuned.nbytes - Spec(dtype=self.tuned.dtype, shape=self.common).nbytes
+        return self._kept_bytes(entries(self.common)) + extra
+
+    def _kept_bytes(self, size: int) -> int:
+        """Bytes at most of the kept values and positions of an array of `size` entries."""
         kept, positions = kept_count(self.method, size), 0
         if isinstance(self.method, Structural):
             within = inside(self.method, self.common)
@@ -68,8 +77,7 @@ class Entry:
             positions = positions_bound(size, kept)
         elif self.method.mask == "bernoulli":
             kept = min(size, most_drawn(kept))
-        extra = self.tuned.nbytes - Spec(dtype=self.tuned.dtype, shape=self.common).nbytes
-        return int(kept * self.values.bits_per_value // 8) + positions + 16 + extra
+        return int(kept * self.values.bits_per_value // 8) + positions + 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +114,18 @@ def make_plan(
     divide_by: float | None = None,
     rules: Sequence[Rule] = (),
     rename: Sequence[tuple[str, str]] = (),
+    factors: Mapping[str, FactorShapes] = NO_FACTORS,
+    matching: Matching | None = None,
 ) -> Plan:
     """Decide every tensor from the two headers.
 
     By default floating tensors of two or more dimensions are pruned, embeddings and `lm_head` included;
-    heads, mixture-of-experts routers, 1-d and 0-d tensors and non-floating buffers are whole.
+    heads, mixture-of-experts routers, 1-d and 0-d tensors and non-floating buffers are whole. What would be pruned
+    and is in `factors` is stored as those, `low_rank`. Names are paired as `matching` says, if it is given.
     Raises PlanError for shapes that differ without a rule, for a rule that covers nothing, and where no
     name pairs.
     """
-    matching = match(base, tuned, rename=rename)
+    matching = matching or match(base, tuned, rename=rename)
     uncovered = [rule for rule in rules if not any(fnmatchcase(name, rule.match) for name in tuned)]
     if uncovered:
         raise PlanError(
@@ -123,9 +134,20 @@ def make_plan(
             fix=f"the fine-tuned model has {', '.join(sorted(tuned)[:3])}, ...",
         )
     made = tuple(
-        _decide(name, base, tuned[name], matching, method=method, values=values, divide_by=divide_by, rules=rules)
+        _decide(
+            name,
+            base,
+            tuned[name],
+            matching,
+            method=method,
+            values=values,
+            divide_by=divide_by,
+            rules=rules,
+            factors=factors.get(name),
+        )
         for name in sorted(tuned)
     )
+    check_names([entry.name for entry in made if entry.form == "low_rank"], tuned)
     used = {entry.base_name for entry in made}
     return Plan(entries=made, dropped=tuple(sorted(set(base) - used)), matching=matching.how)
 
@@ -140,11 +162,12 @@ def _decide(
     values: Values,
     divide_by: float | None,
     rules: Sequence[Rule],
+    factors: FactorShapes | None,
 ) -> Entry:
     source = matching.base_of.get(name)
     entry = Entry(
         name=name, form="whole", tuned=spec, base=base[source] if source else None, base_name=source,
-        method=method, values=values, divide_by=divide_by, reason="",
+        method=method, values=values, divide_by=divide_by, factors=factors, reason="",
     )  # fmt: skip
     form, reason = _default_form(entry, method)
     forced = False
@@ -181,6 +204,8 @@ def _default_form(entry: Entry, method: Method) -> tuple[Form, str]:
         return "whole", "router"
     if base.shape != spec.shape and any(fnmatchcase(name, pattern) for pattern in VOCABULARY):
         return "resized", f"{base.shape[0]} -> {spec.shape[0]} rows"
+    if entry.factors is not None:
+        return "low_rank", "factors of an adapter"
     return "pruned", "method"
 
 
@@ -198,6 +223,9 @@ def _checked(entry: Entry, *, forced: bool) -> Entry:
     if entry.form == "exact":
         if entry.base.shape != entry.tuned.shape or not (entry.base.dtype == entry.tuned.dtype or _floats(entry)):
             raise PlanError(entry.name, f"base is {entry.base}, fine-tuned is {entry.tuned}", fix=fix)
+        return entry
+    if entry.form == "low_rank":
+        check_factors(entry.name, entry.factors, entry.method)
         return entry
     if not _floats(entry):
         raise PlanError(entry.name, f"{entry.tuned.dtype} from {entry.base.dtype} cannot be pruned", fix=fix)

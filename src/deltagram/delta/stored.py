@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from deltagram.arrays import F32, F64, Bits, Spec
+from deltagram.delta.lowrank import Factors, dense
 from deltagram.delta.masks import Mask
 
 
@@ -44,7 +45,38 @@ class Distances:
     words: Bits
 
 
-Stored = Pruned | Whole | Distances
+@dataclass(frozen=True, kw_only=True)
+class SparseFactor:
+    """The kept entries of a LoRA factor of `shape`: entry `mask.positions(k, k + 1)[0]` is values[k] / divide_by."""
+
+    shape: tuple[int, int]
+    mask: Mask
+    values: F32
+    divide_by: F64
+
+    def dense(self) -> F32:
+        """The whole factor."""
+        return dense(self.mask, self.values, self.divide_by, self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank:
+    """The base plus `scale x B A`."""
+
+    spec: Spec
+    base_name: str
+    base: Spec
+    a: SparseFactor
+    b: SparseFactor
+    scale: float
+    transposed: bool
+
+    def factors(self) -> Factors:
+        """Both factors in full."""
+        return Factors(a=self.a.dense(), b=self.b.dense(), scale=self.scale, transposed=self.transposed)
+
+
+Stored = Pruned | Whole | Distances | LowRank
 
 
 class Loads(Protocol):

@@ -1,6 +1,7 @@
 """What deltagram does, one file a job; the same verbs as the command line."""
 
 from deltagram.jobs.demo import demo
+from deltagram.jobs.export import export
 from deltagram.jobs.inspect import inspect
 from deltagram.jobs.merge import merge
 from deltagram.jobs.prune import prune
@@ -8,4 +9,4 @@ from deltagram.jobs.rescale import rescale
 from deltagram.jobs.restore import restore
 from deltagram.jobs.verify import verify
 
-__all__ = ["demo", "inspect", "merge", "prune", "rescale", "restore", "verify"]
+__all__ = ["demo", "export", "inspect", "merge", "prune", "rescale", "restore", "verify"]

@@ -8,14 +8,15 @@ from deltagram.data import read_table
 from deltagram.delta.scores import InputNorms
 from deltagram.errors import SettingError
 from deltagram.jobs.evidence import Evidence
-from deltagram.store.checkpoint import Checkpoint
+from deltagram.jobs.runnable import runnable
+from deltagram.store.adapter import Tuned
 from deltagram.training.activations import input_moments, linear_weights
 from deltagram.training.loaded import batches, loaded
 
 Norms = Mapping[str, InputNorms]
 
 
-def input_norms(tuned: Checkpoint, evidence: Evidence) -> dict[str, InputNorms]:
+def input_norms(tuned: Tuned, evidence: Evidence) -> dict[str, InputNorms]:
     """Root mean square of each input of every linear layer of `tuned`, over the tokens of the calibration texts.
 
     One forward pass. A layer that no text reaches is left out. Raises SettingError for texts that cannot be read,
@@ -24,10 +25,7 @@ def input_norms(tuned: Checkpoint, evidence: Evidence) -> dict[str, InputNorms]:
     if evidence.calibration is None:
         raise SettingError("--calibration", "is missing", fix="give a file of texts")
     table = read_table(evidence.calibration, labelled=False)
-    if tuned.folder is None:
-        found = "is a file without a config.json, and calibration runs the model"
-        raise SettingError(str(tuned.path), found, fix="give the fine-tuned model's folder")
-    with loaded(tuned.folder, tuned.specs) as run:
+    with runnable(tuned) as folder, loaded(folder, tuned.specs) as run:
         tokens = batches(run, table.text[: evidence.texts], max_length=evidence.max_length)
         transposed = {name: flipped for name, (_, flipped) in linear_weights(run).items()}
         moments = input_moments(run, tokens)

@@ -1,7 +1,7 @@
 """The model card of a delta directory."""
 
 from deltagram.store.manifest import Manifest
-from deltagram.store.tensors import PrunedTensor
+from deltagram.store.masked import all_masked
 
 
 def model_card(manifest: Manifest, *, name: str) -> str:
@@ -11,11 +11,11 @@ def model_card(manifest: Manifest, *, name: str) -> str:
     kept = entries = 0
     for tensor in manifest.tensors.values():
         forms[tensor.form] = forms.get(tensor.form, 0) + 1
-        if isinstance(tensor, PrunedTensor):
-            kept += tensor.mask.keep
-            entries += tensor.common.size
-            kind = " by ".join(filter(None, (tensor.mask.kind, getattr(tensor.mask, "score", ""))))
-            masks[kind] = masks.get(kind, 0) + 1
+    for part in all_masked(manifest.tensors).values():
+        kept += part.mask.keep
+        entries += part.common.size
+        kind = " by ".join(filter(None, (part.mask.kind, getattr(part.mask, "score", ""))))
+        masks[kind] = masks.get(kind, 0) + 1
     share = f"{kept / entries:.3%} of {entries:,} entries" if entries else "no entries"
     listed = ", ".join(f"{count} {form}" for form, count in sorted(forms.items()))
     chosen = f" Masks: {', '.join(f'{count} {kind}' for kind, count in sorted(masks.items()))}." if masks else ""

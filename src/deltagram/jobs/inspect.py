@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from deltagram.arrays import U64
+from deltagram.arrays import F64, U64
 from deltagram.delta import backend
 from deltagram.delta.masks import BLOCK
 from deltagram.errors import SettingError
@@ -15,8 +15,9 @@ from deltagram.jobs.layers import finding, layer_changes
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.deltafile import Delta, open_delta
+from deltagram.store.masked import Masked, masked
 from deltagram.store.parts import damage
-from deltagram.store.tensors import ColumnsMask, ListedMask, PrunedTensor, StoredTensor
+from deltagram.store.tensors import ColumnsMask, ListedMask, LowRankTensor, PrunedTensor, StoredTensor
 
 
 def inspect(
@@ -106,19 +107,41 @@ def _row(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
             "kept": tensor.mask.keep,
             "entries": tensor.common.size,
             "values": tensor.values.model_dump(exclude_none=True),
-            "divide_by": float(divisor) if divisor.ndim == 0 else f"{divisor.size} rows",
+            "divide_by": _shown(divisor),
         }
         if isinstance(tensor.mask, ListedMask | ColumnsMask):
             row["score"] = tensor.mask.score
         if isinstance(tensor.mask, ColumnsMask):
             row["columns"] = tensor.mask.columns
+    elif isinstance(tensor, LowRankTensor):
+        a, b = delta.masked[f"{name}:A"], delta.masked[f"{name}:B"]
+        row |= {
+            "mask": a.mask.kind,
+            "rank": tensor.rank,
+            "scale": tensor.scale,
+            "kept": a.mask.keep + b.mask.keep,
+            "entries": a.common.size + b.common.size,
+            "values": a.values.model_dump(exclude_none=True),
+            "divide_by": {letter: _shown(delta.divisors[f"{name}:{letter}"]) for letter in "AB"},
+        }
     return row
+
+
+def _shown(divisor: F64) -> float | str:
+    return float(divisor) if divisor.ndim == 0 else f"{divisor.size} rows"
 
 
 def _statistics(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
     """Moments of the kept values and the least bytes that positions and values can take."""
-    if not isinstance(tensor, PrunedTensor):
+    found = {unit: _moments(delta, unit, kept) for unit, kept in masked(name, tensor).items()}
+    if not found:
         return {"bound_bytes": delta.stored_bytes(name)}
+    extra = tensor.extra.nbytes if isinstance(tensor, PrunedTensor) else 0
+    bound = extra + sum(moments.pop("bound_bytes") for moments in found.values())
+    return {"bound_bytes": bound, **found.get(name, {"factors": found})}
+
+
+def _moments(delta: Delta, name: str, tensor: Masked) -> dict[str, Any]:
     reader = delta.values(name)
     total, square, largest = 0.0, 0.0, 0.0
     counts: list[U64] = []
@@ -135,11 +158,11 @@ def _statistics(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]
         "mean": total / count,
         "rms": math.sqrt(square / count),
         "largest": largest,
-        "bound_bytes": math.ceil(bits / 8) + tensor.extra.nbytes,
+        "bound_bytes": math.ceil(bits / 8),
     }
 
 
-def _position_bits(tensor: PrunedTensor) -> float:
+def _position_bits(tensor: Masked) -> float:
     """log2 of the number of masks that keep as many entries, or columns; nothing for what a seed gives."""
     if isinstance(tensor.mask, ListedMask):
         return _choice_bits(tensor.common.size, tensor.mask.keep)

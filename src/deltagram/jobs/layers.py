@@ -114,7 +114,7 @@ def _row(models: Variant, stored: _Stored, sums: Sums, divided: Mapping[str, Div
 
 def _matrices(models: Variant, stored: _Stored) -> Layer:
     """A layer's matrices, made for one visit: no more than one layer is in memory."""
-    tensor, shape = models.stored[stored.name], stored.entry.common.shape
+    tensor, shape = models.pruned[stored.name], stored.entry.common.shape
     size = tensor.mask.size
     weight: F32 = models.run.parameters[stored.name].detach().cpu().numpy().reshape(-1)[:size]
     base = models.base.bits(tensor.base_name, 0, size)
@@ -127,7 +127,7 @@ def _matrices(models: Variant, stored: _Stored) -> Layer:
 
 def _divisors(models: Variant, stored: _Stored) -> dict[str, F64]:
     """DARE's divisor, for random masks, and the delta's own, as `measure` takes them."""
-    own = models.stored[stored.name].divide_by
+    own = models.pruned[stored.name].divide_by
     own = own.reshape((1, -1) if stored.turned else (-1, 1))
     return {"scales": own} if stored.keep is None else {"dare": np.full((1, 1), stored.keep), "scales": own}
 

@@ -13,6 +13,7 @@ from deltagram.delta.scores import InputNorms
 from deltagram.delta.values import VALUES, Values
 from deltagram.errors import SettingError
 from deltagram.jobs.strictyaml import read_yaml
+from deltagram.store.adapter import Adapted, Tuned, check_form
 from deltagram.store.checkpoint import Checkpoint
 
 KEEP = 0.01
@@ -42,8 +43,9 @@ class _YamlPlan(BaseModel):
 
 def plan_for(
     base: Checkpoint,
-    tuned: Checkpoint,
+    tuned: Tuned,
     *,
+    adapter: str = "product",
     keep: float | None,
     budget: int | None,
     method: str,
@@ -70,13 +72,19 @@ def plan_for(
         fix = "leave out --keep, --budget, --values, --divide-by and --no-pack"
         raise SettingError("--method exact", "keeps every entry bit for bit", fix=fix)
     read = [] if rules is None else _read(Path(rules))
+    check_form(adapter, tuned)
+    if method == "exact" and adapter == "factors":
+        fix = "give --keep 1 --values f32 instead of --method exact, or --adapter product"
+        raise SettingError("--adapter factors", "factors are exact when all their entries are kept", fix=fix)
+    adapted = tuned if isinstance(tuned, Adapted) else None
+    factors = adapted.shapes() if adapted is not None and adapter == "factors" else {}
     given = [Rule(match=pattern, form="whole", source=f"--whole '{pattern}'") for pattern in whole]
 
     def make(share: float) -> Plan:
         chosen = method_named(method, share, columns, at=METHOD_OPTIONS)
         plan = make_plan(
             base.specs, tuned.specs, method=chosen, values=codec,
-            divide_by=divisor, rename=rename,
+            divide_by=divisor, rename=rename, factors=factors, matching=None if adapted is None else adapted.matching,
             rules=[_rule(where, rule, method=method, keep=share, columns=columns) for where, rule in read] + given,
         )  # fmt: skip
         return plan if norms is None else calibrated(plan, norms)

@@ -18,8 +18,9 @@ from deltagram.jobs.planning import KEEP, plan_for
 from deltagram.jobs.writing import write_delta
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
+from deltagram.store.adapter import Adapted, Tuned, open_tuned
 from deltagram.store.checkpoint import Checkpoint, open_checkpoint
-from deltagram.store.companions import choose
+from deltagram.store.companions import Companions, choose
 from deltagram.store.layout import SHARD_BYTES
 from deltagram.store.scan import Pair
 from deltagram.store.staging import check_output, recover, staged
@@ -41,6 +42,7 @@ def prune(
     texts: int = 64,
     max_length: int = 128,
     device: str = "cpu",
+    adapter: str = "product",
     divide_by: float | str = "dare",
     refit: bool = False,
     values: str | None = None,
@@ -65,7 +67,9 @@ def prune(
     for divisors on `calibration` or, by `metric`, on `labels`; `rescale` changes it later. With `refit` the kept values
     are fitted to the fine-tuned model's outputs on `calibration`. `values`: a name in `delta.values.VALUES`. `plan` is
     a YAML file of rules, `whole` globs of tensors to store unpruned.
-    DARE: Yu et al., ICML 2024; DAREx: arXiv 2410.09344; WANDA: Sun et al., ICLR 2024.
+    `tuned` may be the directory of a PEFT LoRA adapter of `base`; `adapter` then says what of it is pruned: "product"
+    (what it adds to each weight) or "factors" (A and B, each by itself). DARE: Yu et al., ICML 2024; DAREx: arXiv
+    2410.09344; WANDA: Sun et al., ICLR 2024.
 
     Raises SettingError, CheckpointError, PlanError or OutputError; then nothing is written.
     """
@@ -84,17 +88,18 @@ def prune(
         ),
     )  # fmt: skip
     fit.check()
-    pair = open_checkpoint(base), open_checkpoint(tuned)
+    source = open_checkpoint(base)
+    pair = source, open_tuned(tuned, source, rename=rename)
     plan_with = partial(
         plan_for, *pair, keep=keep, budget=budget, method=method, columns=columns,
         divide_by="dare" if fit.searches else divide_by, values=values, pack=pack, rules=plan, whole=whole,
-        rename=rename,
+        rename=rename, adapter=adapter,
     )  # fmt: skip
     made = plan_with()
     norms = _norms(made, pair[1], calibration, fit, progress)
     if norms is not None:
         made = plan_with(norms=norms)
-    files = choose(pair[0].folder, pair[1].folder, with_code=with_code)
+    files = _companions(pair, with_code=with_code)
     compiled = backend.prepare(progress=progress)
     start_up = meter.numbers()["seconds"]
     with staged(out, force=force, inputs=inputs) as folder:
@@ -121,13 +126,14 @@ def prune(
         "labels": str(labels or ""), "divide_by": divide_by, "refit": refit,
         "values": values or ("bf16" if budget is None else "4bit"),
         "pack": pack, "rename": [f"{old}={new}" for old, new in rename], "whole": list(whole), "plan": str(plan or ""),
+        "adapter": adapter if isinstance(pair[1], Adapted) else "",
     }  # fmt: skip
     stored = {entry.name: _told(entry, manifest.tensors[entry.name]) for entry in made.entries}
     return Record(job="prune", settings=settings, seed=seed, numbers=numbers, tensors=stored)
 
 
 def _norms(
-    plan: Plan, tuned: Checkpoint, calibration: Path | str | Norms | None, fit: Fit, progress: Progress
+    plan: Plan, tuned: Tuned, calibration: Path | str | Norms | None, fit: Fit, progress: Progress
 ) -> Norms | None:
     """Input norms, if any tensor is to be weighed by them. Raises SettingError where `calibration` says otherwise."""
     needed = any(isinstance(entry.method, Calibrated) for entry in plan.entries)
@@ -146,6 +152,17 @@ def _norms(
         return calibration
     progress.say("running the fine-tuned model on the calibration texts")
     return input_norms(tuned, fit.evidence)
+
+
+def _companions(pair: tuple[Checkpoint, Tuned], *, with_code: bool) -> Companions:
+    """The small files that go along: the fine-tuned model's; an adapter's over its base's."""
+    base, tuned = pair
+    found = choose(base.folder, tuned.folder, with_code=with_code)
+    if not isinstance(tuned, Adapted):
+        return found
+    under = choose(base.folder, base.folder, with_code=with_code)
+    left = tuple(name for name in found.left if name not in ("adapter_config.json", "training_args.bin"))
+    return Companions(files=dict(sorted({**under.files, **found.files}.items())), copied=found.copied, left=left)
 
 
 def _told(entry: Entry, tensor: StoredTensor) -> dict[str, str]:

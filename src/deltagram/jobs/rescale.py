@@ -16,8 +16,8 @@ from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store import scales
 from deltagram.store.deltafile import Delta, open_delta
+from deltagram.store.masked import Masked
 from deltagram.store.staging import staged_file
-from deltagram.store.tensors import PrunedTensor
 
 Divisors = Mapping[str, float | F64]
 
@@ -44,14 +44,16 @@ def rescale(
     texts (`calibration`, the first `texts` of them) or labelled texts (`labels`, by `metric`), and needs `base` and,
     but for "labels", `tuned`. `numbers` then holds the curve and the forward passes. `row_dtype` is how numbers of rows
     are stored: F16 takes two bytes a row, and what it cannot hold is refused (a rule takes it where it can). DAREx-q,
-    arXiv 2410.09344, section 3.
+    arXiv 2410.09344, section 3. The
+    factors of a low-rank tensor T are named T:A and T:B: a number for all divides both, and so their product by its
+    square.
 
     Raises FormatError for a damaged delta, SettingError for a divisor, name, rule or text that cannot be, BaseError for
     another base, CheckpointError for a model that cannot be built; then nothing is written.
     """
     meter = Meter.start()
     opened = open_delta(delta)
-    pruned = {name: t for name, t in opened.manifest.tensors.items() if isinstance(t, PrunedTensor)}
+    pruned = opened.masked
     if not pruned:
         raise SettingError(str(delta), "has no pruned tensor to rescale")
     evidence = Evidence(calibration=calibration, labels=labels, metric=metric, texts=texts, max_length=max_length)
@@ -75,11 +77,11 @@ def rescale(
     return Record(job="rescale", settings=settings, numbers=numbers)
 
 
-def _divisors(delta: Delta, pruned: Mapping[str, PrunedTensor], divide_by: float | str | Divisors) -> dict[str, F64]:
+def _divisors(delta: Delta, pruned: Mapping[str, Masked], divide_by: float | str | Divisors) -> dict[str, F64]:
     if isinstance(divide_by, Mapping):
         unknown = sorted(set(divide_by) - set(pruned))
         if unknown:
-            raise SettingError("divide-by", f"{unknown[0]} is not a pruned tensor of {delta.path}")
+            raise SettingError("divide-by", f"{unknown[0]} is not a pruned tensor or factor of {delta.path}")
         given = {name: np.asarray(value, np.float64) for name, value in divide_by.items()}
         for name, value in given.items():
             rows = pruned[name].common.shape[:1]

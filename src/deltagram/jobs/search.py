@@ -127,7 +127,7 @@ def _swept(variant: Variant, rule: str, measure: _Measure, family: _Family, prog
 def _point(variant: Variant, family: _Family, point: Tried, sign: float) -> dict[str, float]:
     """A point of the curve: the knob, the mean divisor over tensors weighted by their entries, what was measured."""
     divisors = family.divisors(point.knob)
-    weight = {name: variant.stored[name].mask.size for name in divisors}
+    weight = {name: variant.delta.masked[name].common.size for name in divisors}
     mean = sum(weight[n] * float(np.mean(d)) for n, d in divisors.items()) / sum(weight.values())
     return {"knob": point.knob, "divide_by": mean, "value": sign * point.error}
 
@@ -148,21 +148,24 @@ def _by_labels(variant: Variant, evidence: Evidence) -> _Measure:
 
 
 def _one(variant: Variant, start: Mapping[str, F64] | None) -> _Family:
-    """Multiples of one set of divisors; both ways from those that are no longer DARE's."""
+    """Multiples of one set of divisors; both ways from those that are not DARE's. What is kept whole stays."""
     begin = variant.default_divisors() if start is None else start
-    both = start is not None or any(divisor == 1 for divisor in begin.values())
+    masked = variant.delta.masked
+    both = start is not None or any(isinstance(masked[name].mask, ListedMask) for name in begin)
+    whole = {name for name in begin if masked[name].mask.keep == masked[name].common.size}
     return _Family(
-        divisors=lambda knob: {name: knob * divisor for name, divisor in begin.items()},
+        divisors=lambda knob: {name: divisor if name in whole else knob * divisor for name, divisor in begin.items()},
         coarse=tuple(float(x) for x in (_RATIOS_BOTH if both else _RATIOS)),
     )
 
 
 def _layers(variant: Variant, made: list[Batch]) -> _Family:
     """Each layer's closed form; a tensor that is no linear layer takes the mean of the layers' Q / S^2."""
-    if any(isinstance(variant.delta.manifest.tensors[name], ListedMask) for name in variant.stored):
-        raise SettingError(
-            "--divide-by", "layers have a closed form for random masks only", fix="take output or distil"
-        )
+    if len(variant.pruned) < len(variant.stored) or any(
+        isinstance(kept.mask, ListedMask) for kept in variant.delta.masked.values()
+    ):
+        fault = "a layer's divisor has a closed form for random masks of differences only"
+        raise SettingError("--divide-by", fault, fix="take output or distil")
     found = activations.signals(variant.run, made, variant.differences())
     ratio = {name: signal.spread / signal.square for name, signal in found.items() if signal.square > 0}
     if not ratio:
@@ -184,7 +187,7 @@ def _distilled(
     expected = distil.targets(variant.run, made)
     begin = _swept(variant, "output", _by_output(variant, evidence), _one(variant, start), progress)
     trial = variant.trial()
-    kept = {name: tensor.mask.keep for name, tensor in variant.stored.items()}
+    kept = {name: variant.delta.masked[name].mask.keep for name in trial.names}
     rows = {name: trial.rows(name) for name in trial.names}
     by_row = distil.chosen_by_row(rows, kept) if rule == "distil-rows" else frozenset()
     steps = max(_DISTIL_STEPS, len(made))

@@ -10,9 +10,10 @@ from deltagram.records import Meter, Record
 from deltagram.store.checkpoint import Checkpoint, open_checkpoint
 from deltagram.store.companions import check_file
 from deltagram.store.deltafile import Delta, open_delta
+from deltagram.store.masked import masked
 from deltagram.store.parts import damage
 from deltagram.store.rebuild import check_base_digest, check_base_headers, rebuild
-from deltagram.store.tensors import ExactTensor, PrunedTensor
+from deltagram.store.tensors import ExactTensor
 from deltagram.threads import default_threads, ordered
 
 
@@ -61,13 +62,13 @@ def _check(delta: Delta, name: str, base: Checkpoint | None) -> None:
     delta.check_payload(name)
     tensor = delta.manifest.tensors[name]
     with damage(name):
-        if isinstance(tensor, PrunedTensor):
-            values, mask = delta.values(name), delta.mask(name)
+        for unit, kept in masked(name, tensor).items():
+            values, mask = delta.values(unit), delta.mask(unit)
             for first in range(0, values.count, BLOCK):
                 values.values(first, min(first + BLOCK, values.count))
             found = masks.check(mask)
-            if found != tensor.mask.check:
-                raise FormatError(name, f"the mask's positions hash to {found}", expected=tensor.mask.check)
-        elif isinstance(tensor, ExactTensor):
+            if found != kept.mask.check:
+                raise FormatError(unit, f"the mask's positions hash to {found}", expected=kept.mask.check)
+        if isinstance(tensor, ExactTensor):
             for _ in delta.words(name):
                 pass

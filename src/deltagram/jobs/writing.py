@@ -35,6 +35,7 @@ def write_delta(
             tensors[built.name] = built.tensor.model_copy(update={"digest": digest} if built.parts else {})
             if built.divisor is not None:
                 divisors[built.name] = np.array(built.divisor, np.float64)
+            divisors |= {unit: np.array(number, np.float64) for unit, number in built.factor_divisors.items()}
             done += built.tensor.spec.nbytes
             progress.advance("pruning", done, total)
         dropped = dict(zip(plan.dropped, ordered(job.base.digest, plan.dropped, threads=count), strict=True))

@@ -18,6 +18,7 @@ from deltagram.store.codecs import ValueWriter
 from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.drawn import describe, draw
+from deltagram.store.factors import low_rank
 from deltagram.store.outline import UNKNOWN, identity
 from deltagram.store.planes import PlaneWriter, Spool, split
 from deltagram.store.positions import PositionEncoder
@@ -43,6 +44,7 @@ class Built:
     tensor: StoredTensor
     parts: list[NewPart] = field(default_factory=list)
     divisor: float | None = None
+    factor_divisors: Mapping[str, float] = field(default_factory=dict)
 
 
 def build(entry: Entry, pair: Pair) -> Built:
@@ -51,6 +53,9 @@ def build(entry: Entry, pair: Pair) -> Built:
         return _whole(entry, pair)
     if entry.form == "exact":
         return _exact(entry, pair)
+    if entry.form == "low_rank":
+        tensor, parts, divisors = low_rank(entry, pair)
+        return Built(name=entry.name, tensor=tensor, parts=parts, factor_divisors=divisors)
     try:
         if isinstance(entry.method, Listed):
             return _listed(entry, pair, entry.method)
@@ -184,7 +189,7 @@ def _pruned(entry: Entry, pair: Pair, fields: dict[str, object], kept: _Kept, ex
     parts: dict[str, _Part] = {"values": kept.finish(), **extra}
     resized = entry.base is not None and entry.base.shape != entry.tuned.shape
     rows = entries(entry.common) * DTYPES[entry.tuned.dtype].width // 8
-    remaining = pair.tuned.views[entry.name][rows:]
+    remaining = pair.tuned.views[entry.name][rows:] if resized else memoryview(b"")
     if len(remaining):
         shape = (entry.tuned.shape[0] - entry.common[0], *entry.tuned.shape[1:])
         parts["rows"] = (Spec(dtype=entry.tuned.dtype, shape=shape), [remaining])

@@ -145,7 +145,7 @@ def _find(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     if (path / INDEX).exists():
         return _index(path)
     if (path / "adapter_config.json").exists():
-        fix = "merge it first: PeftModel.merge_and_unload(), then save_pretrained"
+        fix = "give it to prune as TUNED, or merge it first: PeftModel.merge_and_unload(), then save_pretrained"
         raise CheckpointError(str(path), "is a PEFT adapter, not a checkpoint", fix=fix)
     if (path / "delta.safetensors").exists() and (path / "scales.safetensors").exists():
         raise CheckpointError(str(path), "is a delta, not a checkpoint", fix="restore it first")

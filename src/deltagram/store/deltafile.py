@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 
 from deltagram import seeds
-from deltagram.arrays import DTYPES, F64, Bits
+from deltagram.arrays import DTYPES, F32, F64, Bits
 from deltagram.delta.masks import BLOCK, Bernoulli, Mask, Stratified, check
-from deltagram.delta.stored import Distances, Pruned, Stored, Whole
+from deltagram.delta.stored import Distances, LowRank, Pruned, SparseFactor, Stored, Whole
 from deltagram.delta.submatrix import Submatrix
 from deltagram.errors import FormatError
 from deltagram.store import scales
@@ -19,6 +19,7 @@ from deltagram.store.checkpoint import map_file
 from deltagram.store.codecs import ValueReader
 from deltagram.store.header import Header, header_text, read_header
 from deltagram.store.manifest import Manifest, base_reference, base_tensors, features, manifest_digest, read_manifest
+from deltagram.store.masked import Masked, all_masked
 from deltagram.store.parts import Part, damage, may_travel, part_specs, pattern_words, payload_digest
 from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
@@ -26,7 +27,9 @@ from deltagram.store.tensors import (
     ColumnsMask,
     ExactTensor,
     ListedMask,
+    LowRankTensor,
     PrunedTensor,
+    SameTensor,
     StratifiedMask,
     WholeTensor,
 )
@@ -44,6 +47,7 @@ class Delta:
     manifest: Manifest
     digest: str
     parts: Mapping[str, Part]
+    masked: Mapping[str, Masked]
     divisors: Mapping[str, F64]
     files: tuple[Path, ...]
 
@@ -64,7 +68,7 @@ class Delta:
     def check_payload(self, name: str) -> None:
         """Raise FormatError unless the stored bytes of a tensor are those the manifest speaks of."""
         entry = self.manifest.tensors[name]
-        if not isinstance(entry, PrunedTensor | WholeTensor | ExactTensor):
+        if isinstance(entry, SameTensor):
             return
         found = payload_digest({f"{name}:{suffix}": part for suffix, part in self.tensor_parts(name).items()})
         if found != entry.digest:
@@ -74,7 +78,7 @@ class Delta:
             )  # fmt: skip
 
     def mask(self, name: str) -> Mask:
-        """Which entries of a pruned tensor (of its common rows) are kept."""
+        """Which entries of a pruned tensor (of its common rows), or of a factor, are kept."""
         entry = self._pruned(name)
         size, mask = entry.common.size, entry.mask
         key = seeds.key(self.manifest.seed, name)
@@ -109,7 +113,7 @@ class Delta:
         return Submatrix(rows=rows, cols=cols, columns=columns, inside=inside)
 
     def values(self, name: str) -> ValueReader:
-        """The kept values of a pruned tensor."""
+        """The kept values of a pruned tensor, or of a factor."""
         entry = self._pruned(name)
         packed = entry.values.pack is not None
         with damage(name):
@@ -124,6 +128,8 @@ class Delta:
             source = entry.base_name or name
             if isinstance(entry, PrunedTensor):
                 found[name] = self._load_pruned(name, entry, source)
+            elif isinstance(entry, LowRankTensor):
+                found[name] = self.low_rank(name, entry)
             elif isinstance(entry, WholeTensor):
                 found[name] = Whole(spec=entry.spec, base_name=source, bits=pattern_words(self.parts[f"{name}:whole"]))
             elif isinstance(entry, ExactTensor):
@@ -132,14 +138,31 @@ class Delta:
         return found
 
     def _load_pruned(self, name: str, entry: PrunedTensor, source: str) -> Pruned:
-        mask, rows = self.mask(name), self.parts.get(f"{name}:rows")
-        with damage(name):
-            if check(mask) != entry.mask.check:
-                raise ValueError("the positions of its mask do not match their check")
-            values = self.values(name).values(0, entry.mask.keep)
+        rows = self.parts.get(f"{name}:rows")
+        mask, values = self._checked(name)
         return Pruned(
             spec=entry.spec, base_name=source, base=entry.base_spec, mask=mask, values=values,
             divide_by=self.divisors[name], rows=None if rows is None else pattern_words(rows),
+        )  # fmt: skip
+
+    def _checked(self, name: str) -> tuple[Mask, F32]:
+        """Mask and values of a pruned tensor or a factor, the positions verified."""
+        mask, said = self.mask(name), self.masked[name].mask
+        with damage(name):
+            if check(mask) != said.check:
+                raise ValueError("the positions of its mask do not match their check")
+            return mask, self.values(name).values(0, said.keep)
+
+    def low_rank(self, name: str, entry: LowRankTensor) -> LowRank:
+        """A low-rank tensor's kept entries, masks verified; nothing of the factors' full size is made yet."""
+        found = {}
+        for letter, shape in (("A", entry.shape_of_a), ("B", entry.shape_of_b)):
+            mask, values = self._checked(f"{name}:{letter}")
+            divide_by = self.divisors[f"{name}:{letter}"]
+            found[letter] = SparseFactor(shape=shape, mask=mask, values=values, divide_by=divide_by)
+        return LowRank(
+            spec=entry.spec, base_name=entry.base_name or name, base=entry.base_spec, a=found["A"], b=found["B"],
+            scale=entry.scale, transposed=entry.transposed is not None,
         )  # fmt: skip
 
     def words(self, name: str) -> Iterator[Bits]:
@@ -159,11 +182,11 @@ class Delta:
             words = entry.spec.nbytes // width
             return PlaneReader(self.parts[f"{name}:planes"].data, blocks=-(-words // BLOCK), planes=width)
 
-    def _pruned(self, name: str) -> PrunedTensor:
-        entry = self.manifest.tensors[name]
-        if not isinstance(entry, PrunedTensor):
-            raise FormatError(name, f"is stored {entry.form}", expected="pruned or resized")
-        return entry
+    def _pruned(self, name: str) -> Masked:
+        if name not in self.masked:
+            entry = self.manifest.tensors[name]
+            raise FormatError(name, f"is stored {entry.form}", expected="pruned, resized, or a factor")
+        return self.masked[name]
 
 
 def open_delta(path: Path | str) -> Delta:
@@ -184,8 +207,10 @@ def open_delta(path: Path | str) -> Delta:
             if name in parts:
                 raise FormatError(str(file), f"holds {name} a second time")
             parts[name] = Part(spec=placed.spec, data=data[placed.start : placed.stop])
+    with damage(str(path)):
+        kept = all_masked(manifest.tensors)
     _check_parts(path, manifest, parts)
-    rows = {name: e.common.shape for name, e in manifest.tensors.items() if isinstance(e, PrunedTensor)}
+    rows = {name: entry.common.shape for name, entry in kept.items()}
     divisors = scales.read_scales(path / scales.NAME, manifest=digest, rows=rows)
     _check_files(path, manifest)
     return Delta(
@@ -193,6 +218,7 @@ def open_delta(path: Path | str) -> Delta:
         manifest=manifest,
         digest=digest,
         parts=parts,
+        masked=kept,
         divisors=divisors,
         files=(*files, path / scales.NAME),
     )

@@ -10,11 +10,24 @@ from pydantic import Field, ValidationError
 from deltagram.arrays import Spec
 from deltagram.store.digest import whole_digest
 from deltagram.store.header import METADATA
-from deltagram.store.tensors import Digest, PrunedTensor, Shape, Size, StoredTensor, Strict
+from deltagram.store.masked import masked
+from deltagram.store.tensors import Digest, Shape, Size, StoredTensor, Strict
 
 VERSION: Final = 1
 FEATURES: Final = frozenset(
-    {"stratified", "bernoulli", "listed", "columns", "wanda", "uniform", "codebook", "zstd", "resized", "exact"},
+    {
+        "stratified",
+        "bernoulli",
+        "listed",
+        "columns",
+        "wanda",
+        "uniform",
+        "codebook",
+        "zstd",
+        "resized",
+        "exact",
+        "low_rank",
+    },
 )
 
 
@@ -127,11 +140,11 @@ def _first(fault: Exception) -> str:
 def features(tensors: Mapping[str, StoredTensor]) -> list[str]:
     """The features a reader of these tensors needs, sorted."""
     needed: set[str] = set()
-    for entry in tensors.values():
-        if isinstance(entry, PrunedTensor):
-            needed.add(entry.mask.kind)
-            needed |= {getattr(entry.mask, "score", "")} & FEATURES
-            needed |= {entry.values.codec} & FEATURES
-            needed |= {entry.values.pack} if entry.values.pack else set()
+    for name, entry in tensors.items():
+        for kept in masked(name, entry).values():
+            needed.add(kept.mask.kind)
+            needed |= {getattr(kept.mask, "score", "")} & FEATURES
+            needed |= {kept.values.codec} & FEATURES
+            needed |= {kept.values.pack} if kept.values.pack else set()
         needed |= {entry.form} & FEATURES
     return sorted(needed)

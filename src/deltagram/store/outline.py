@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deltagram.arrays import Spec, entries
+from deltagram.delta.factors import FactorShapes
 from deltagram.delta.masks import WORDS
 from deltagram.delta.methods import Listed, Structural, kept_count, threshold
 from deltagram.delta.plan import Entry, Plan
@@ -17,7 +18,9 @@ from deltagram.store.tensors import (
     ColumnsMask,
     ExactTensor,
     ListedMask,
+    LowRankTensor,
     PrunedTensor,
+    StoredFactor,
     StoredTensor,
     StoredValues,
     StratifiedMask,
@@ -38,7 +41,16 @@ def outline(entry: Entry, *, pack: bool) -> StoredTensor:
         return WholeTensor.model_validate(fields)
     if entry.form == "exact":
         return ExactTensor.model_validate(fields | {"tuned_digest": UNKNOWN})
-    fields |= {"form": "pruned" if base.shape == tuned.shape else "resized", "mask": _mask(entry)}
+    if entry.form == "low_rank" and entry.factors is not None:
+        sides = {
+            letter: _factor(entry, shape, pack=pack)
+            for letter, shape in (("A", entry.factors.a), ("B", entry.factors.b))
+        }
+        return LowRankTensor.model_validate(fields | factor_fields(entry.factors) | sides)
+    fields |= {
+        "form": "pruned" if base.shape == tuned.shape else "resized",
+        "mask": _mask(entry),
+    }
     return PrunedTensor.model_validate(fields | {"values": StoredValues.of(entry.values, pack=pack)})
 
 
@@ -55,14 +67,27 @@ def identity(entry: Entry, base: Spec, digest: str) -> dict[str, Any]:
     }
 
 
+def factor_fields(factors: FactorShapes) -> dict[str, Any]:
+    """What a low-rank tensor's entry says of both factors."""
+    return {"rank": factors.a[0], "scale": factors.scale, "transposed": True if factors.transposed else None}
+
+
+def _factor(entry: Entry, shape: tuple[int, int], *, pack: bool) -> StoredFactor:
+    return StoredFactor(mask=_free_mask(entry, entries(shape)), values=StoredValues.of(entry.values, pack=pack))
+
+
 def _mask(entry: Entry) -> StratifiedMask | BernoulliMask | ListedMask | ColumnsMask:
-    size = entries(entry.common)
     if isinstance(entry.method, Structural):
         within = inside(entry.method, entry.common)
         return ColumnsMask(
             columns=within.columns, score=entry.method.score, threshold=within.threshold, keep=within.entries,
             check=_CHECK,
         )  # fmt: skip
+    return _free_mask(entry, entries(entry.common))
+
+
+def _free_mask(entry: Entry, size: int) -> StratifiedMask | BernoulliMask | ListedMask:
+    """A mask over `size` entries that heeds no rows and columns."""
     if entry.method.mask == "stratified":
         return StratifiedMask(keep=kept_count(entry.method, size), check=_CHECK)
     if entry.method.mask == "bernoulli":
@@ -74,7 +99,9 @@ def _mask(entry: Entry) -> StratifiedMask | BernoulliMask | ListedMask | Columns
 
 def header_bounds(manifest: Manifest, plan: Plan) -> tuple[int, int]:
     """Bytes to reserve for the header of the first file and of any further one; `manifest` holds outlines."""
-    largest = 2 * sum(entry.tuned.nbytes for entry in plan.entries) + 1_000_000
+    largest = (8 if any(entry.form == "low_rank" for entry in plan.entries) else 2) * sum(
+        entry.tuned.nbytes for entry in plan.entries
+    ) + 1_000_000
     specs = {
         f"{name}:{suffix}": spec or Spec(dtype="U8", shape=(largest,))
         for name, tensor in manifest.tensors.items()

@@ -13,11 +13,13 @@ from deltagram.delta.values import Floats
 from deltagram.errors import FormatError
 from deltagram.store.checkpoint import PICKLES
 from deltagram.store.digest import tensor_hasher
+from deltagram.store.masked import Factor, Masked, masked
 from deltagram.store.tensors import (
     BernoulliMask,
     ColumnsMask,
     ExactTensor,
     ListedMask,
+    LowRankTensor,
     PrunedTensor,
     StoredTensor,
     WholeTensor,
@@ -60,8 +62,13 @@ def part_specs(entry: StoredTensor) -> dict[str, Spec | None]:
         return {"whole": entry.spec}
     if isinstance(entry, ExactTensor):
         return {"planes": None}
-    if not isinstance(entry, PrunedTensor):
-        return {}
+    if isinstance(entry, LowRankTensor):
+        factors = masked("", entry).items()  # ":A" and ":B"
+        return {f"{unit[1:]}:{suffix}": spec for unit, kept in factors for suffix, spec in _kept_specs(kept).items()}
+    return _kept_specs(entry) if isinstance(entry, PrunedTensor) else {}
+
+
+def _kept_specs(entry: Masked) -> dict[str, Spec | None]:
     setting, packed = entry.values.setting(), entry.values.pack is not None
     plain = isinstance(setting, Floats) and not packed
     parts: dict[str, Spec | None] = {"values": None}
@@ -76,7 +83,7 @@ def part_specs(entry: StoredTensor) -> dict[str, Spec | None]:
         if entry.mask.threshold is not None:
             size = entry.mask.entries(entry.common.shape)
             parts["counts"] = Spec(dtype="U32", shape=(-(-size // BLOCK),))
-    if entry.form == "resized" and entry.extra.size:
+    if not isinstance(entry, Factor) and entry.form == "resized" and entry.extra.size:
         parts["rows"] = entry.extra
     return parts
 

@@ -8,6 +8,7 @@ from blake3 import blake3
 from deltagram.arrays import DTYPES, Bits, convert
 from deltagram.delta import kernels
 from deltagram.delta.difference import restore_distance
+from deltagram.delta.lowrank import moved
 from deltagram.delta.masks import walk
 from deltagram.errors import BaseError, FormatError
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
@@ -15,7 +16,7 @@ from deltagram.store.deltafile import Delta
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.manifest import base_tensors
 from deltagram.store.parts import damage
-from deltagram.store.tensors import ExactTensor, PrunedTensor, SameTensor, WholeTensor
+from deltagram.store.tensors import ExactTensor, LowRankTensor, PrunedTensor, SameTensor, WholeTensor
 
 
 def base_name(delta: Delta, name: str) -> str:
@@ -70,6 +71,8 @@ def rebuild(delta: Delta, name: str, base: Checkpoint) -> Iterator[Bits | memory
             yield delta.parts[f"{name}:rows"].data
     elif isinstance(tensor, ExactTensor):
         yield from _exact(delta, name, tensor, base)
+    elif isinstance(tensor, LowRankTensor):
+        yield from _low_rank(delta, name, tensor, base)
     else:
         yield from _same(delta, name, tensor, base)
 
@@ -93,10 +96,7 @@ def _pruned(delta: Delta, name: str, tensor: PrunedTensor, base: Checkpoint) -> 
             if base_spec.dtype != common.dtype:  # an entry that is not kept can overflow when it is narrowed
                 sound = sound and kernels.all_finite(out, common.dtype)
             if not sound:
-                raise FormatError(
-                    name, f"a restored entry is not finite in {common.dtype}",
-                    fix="rescale the delta with a larger --divide-by, or check that the base is sound",
-                )  # fmt: skip
+                raise _not_finite(name, common.dtype)
             yield out
     base_hash.update(base.views[source][common.size * DTYPES[base_spec.dtype].width // 8 :])
     check_base_digest(delta, base, source, base_hash.hexdigest(), tensor.base_digest)
@@ -105,6 +105,26 @@ def _pruned(delta: Delta, name: str, tensor: PrunedTensor, base: Checkpoint) -> 
             name, f"the mask's positions hash to {mask_hash.hexdigest(8)}", expected=tensor.mask.check,
             fix="the delta is damaged, or this machine draws other random words: run the tests",
         )  # fmt: skip
+
+
+def _low_rank(delta: Delta, name: str, tensor: LowRankTensor, base: Checkpoint) -> Iterator[Bits]:
+    """Base plus product, rounded once; both factors are held, the product is made block by block."""
+    source, base_spec = base_name(delta, name), tensor.base_spec
+    factors = delta.low_rank(name, tensor).factors()
+    hasher = tensor_hasher(source, base_spec)
+    for start, stop in base.spans(source):
+        block = base.bits(source, start, stop)
+        hasher.update(block.view(np.uint8).data)
+        out = moved(block, base_spec.dtype, factors.entries(start, stop), tensor.dtype)
+        if not kernels.all_finite(out, tensor.dtype):
+            raise _not_finite(name, tensor.dtype)
+        yield out
+    check_base_digest(delta, base, source, hasher.hexdigest(), tensor.base_digest)
+
+
+def _not_finite(name: str, dtype: str) -> FormatError:
+    fix = "rescale the delta with a larger --divide-by, or check that the base is sound"
+    return FormatError(name, f"a restored entry is not finite in {dtype}", fix=fix)
 
 
 def _exact(delta: Delta, name: str, tensor: ExactTensor, base: Checkpoint) -> Iterator[Bits]:

@@ -9,9 +9,11 @@ import numpy as np
 from deltagram.arrays import DTYPES, F32, U64, Bits, convert, entries
 from deltagram.delta import kernels
 from deltagram.delta.difference import difference
+from deltagram.delta.lowrank import narrowed
 from deltagram.delta.plan import Entry
 from deltagram.delta.scores import InputNorms
 from deltagram.errors import PlanError
+from deltagram.store.adapter import Adapted, Tuned
 from deltagram.store.checkpoint import BLOCK_BYTES, Checkpoint
 from deltagram.store.digest import tensor_hasher
 
@@ -27,7 +29,7 @@ class Pair:
     """
 
     base: Checkpoint
-    tuned: Checkpoint
+    tuned: Tuned
     seed: int
     pack: bool
     folder: Path
@@ -45,6 +47,8 @@ class Scan:
         self.same = self.base_spec.shape == entry.tuned.shape
         self.base_finite = self.base_fits = self.tuned_finite = True
         self._hasher = tensor_hasher(self.base_name, self.base_spec)
+        tuned = pair.tuned
+        self._product = tuned.products.get(entry.name) if isinstance(tuned, Adapted) else None
 
     def spans(self, *, multiple: int = 1) -> Iterator[tuple[int, int]]:
         """Entry ranges of about one mebibyte, of whole rows where a row has `multiple` entries."""
@@ -57,11 +61,6 @@ class Scan:
         """Base and tuned bit patterns of a range, without looking at them."""
         return self._pair.base.bits(self.base_name, start, stop), self._pair.tuned.bits(self._entry.name, start, stop)
 
-    def differences(self, start: int, stop: int, *, first: bool) -> F32:
-        """`tuned - base` of a range of two floating tensors; with `first` the range is taken, else only read."""
-        base, tuned = self.take(start, stop) if first else self.pair(start, stop)
-        return difference(base, self.base_spec.dtype, tuned, self._entry.tuned.dtype)
-
     def take(self, start: int, stop: int) -> tuple[Bits, Bits]:
         """`pair`, hashed and searched; call for every range once, in order."""
         base, tuned = self.pair(start, stop)
@@ -72,10 +71,32 @@ class Scan:
 
     def gather(self, start: int, stop: int, positions: U64) -> F32:
         """Like `take`, of two floating tensors: the differences at positions of the range."""
+        if self._product is not None:
+            self._look(start, stop)
+            return narrowed(self._product.at(positions))
         base, tuned = self.pair(start, stop)
         found = self._search(base, tuned, positions, start)
         self._compare(base, tuned)
         return found
+
+    def differences(self, start: int, stop: int, *, first: bool) -> F32:
+        """All differences of a range; with `first` it is taken, else only read.
+
+        What an adapter adds comes from its factors, so that no rounding to the base's dtype is between.
+        """
+        if self._product is not None:
+            if first:
+                self._look(start, stop)
+            return narrowed(self._product.entries(start, stop))
+        base, tuned = (self.take if first else self.pair)(start, stop)
+        return difference(base, self.base_spec.dtype, tuned, self._entry.tuned.dtype)
+
+    def _look(self, start: int, stop: int) -> None:
+        """Hash and search the base alone: factors are known to be finite, and zero or not."""
+        base = self._pair.base.bits(self.base_name, start, stop)
+        self._hasher.update(base.view(np.uint8).data)
+        self.base_finite &= kernels.all_finite(base, self.base_spec.dtype)
+        self.same = self._product is not None and self._product.nothing
 
     def _search(self, base: Bits, tuned: Bits, positions: U64, origin: int) -> F32:
         found, base_finite, tuned_finite = kernels.survey(

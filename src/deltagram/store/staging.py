@@ -11,7 +11,8 @@ from pathlib import Path
 from deltagram.errors import OutputError
 
 _MARK = ".deltagram-"
-_OURS = ("delta.safetensors", "delta.safetensors.index.json", "model.safetensors", "model.safetensors.index.json")
+_OURS = ("delta.safetensors", "delta.safetensors.index.json", "model.safetensors", "model.safetensors.index.json",
+         "adapter_config.json")  # fmt: skip
 
 
 def fsync_path(path: Path) -> None:

@@ -182,11 +182,11 @@ class PrunedTensor(_Tensor):
     @property
     def dare_divisor(self) -> float:
         """DARE's divisor 1 - p: the mask's probability (Bernoulli) or its exact share of the entries (others)."""
-        if isinstance(self.mask, BernoulliMask):
-            return self.mask.threshold / WORDS
         if isinstance(self.mask, ColumnsMask) and self.mask.threshold is not None:
             return self.mask.threshold / WORDS * self.mask.columns / self.common.shape[1]
-        return self.mask.keep / self.common.size
+        return (
+            self.mask.threshold / WORDS if isinstance(self.mask, BernoulliMask) else self.mask.keep / self.common.size
+        )
 
     @property
     def default_divisor(self) -> float:
@@ -248,4 +248,53 @@ class ExactTensor(_Tensor):
         return self
 
 
-StoredTensor = PrunedTensor | WholeTensor | SameTensor | ExactTensor
+class StoredFactor(Strict):
+    """The kept entries of one factor of a low-rank tensor."""
+
+    mask: Annotated[StratifiedMask | BernoulliMask | ListedMask, Field(discriminator="kind")]
+    values: StoredValues
+
+
+class LowRankTensor(_Tensor):
+    """The base plus `scale x B A`, A and B being pruned factors; transposed where the layer stores `in x out`."""
+
+    form: Literal["low_rank"] = "low_rank"
+    base_digest: Digest
+    rank: Annotated[int, Field(ge=1, lt=1 << 63)]
+    scale: Annotated[float, Field(allow_inf_nan=False)]
+    transposed: Literal[True] | None = None
+    A: StoredFactor
+    B: StoredFactor
+    digest: Digest
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LowRankTensor":
+        self.check_convertible()
+        if not self.spec.floating:
+            raise ValueError(f"{self.dtype} is not moved by factors")
+        if len(self.shape) < 2 or not self.spec.size:
+            raise ValueError(f"a tensor of shape {self.shape} is no product of two factors")
+        if self.rank > min(self.matrix):
+            raise ValueError(f"rank {self.rank} in a matrix of {self.matrix}")
+        for shape, factor in ((self.shape_of_a, self.A), (self.shape_of_b, self.B)):
+            if factor.mask.keep > shape[0] * shape[1]:
+                raise ValueError(f"{factor.mask.keep} entries kept of a factor of {shape}")
+        return self
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns: the axes after the first are one."""
+        return self.shape[0], self.spec.size // self.shape[0]
+
+    @property
+    def shape_of_a(self) -> tuple[int, int]:
+        """Rank and inputs."""
+        return self.rank, self.matrix[0 if self.transposed else 1]
+
+    @property
+    def shape_of_b(self) -> tuple[int, int]:
+        """Outputs and rank."""
+        return self.matrix[1 if self.transposed else 0], self.rank
+
+
+StoredTensor = PrunedTensor | WholeTensor | SameTensor | ExactTensor | LowRankTensor
