@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 import typer.core
 
-from deltagram.commands import deltas, demo
+from deltagram.commands import deltas, demo, train
 from deltagram.errors import DeltagramError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app = typer.Typer(
 for command in (
     deltas.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
     demo.demo,
+    train.train,
 ):  # fmt: skip
     app.command()(command)
 

@@ -5,6 +5,7 @@ from deltagram.jobs.inspect import inspect
 from deltagram.jobs.prune import prune
 from deltagram.jobs.rescale import rescale
 from deltagram.jobs.restore import restore
+from deltagram.jobs.train import train
 from deltagram.jobs.verify import verify
 
-__all__ = ["demo", "inspect", "prune", "rescale", "restore", "verify"]
+__all__ = ["demo", "inspect", "prune", "rescale", "restore", "train", "verify"]

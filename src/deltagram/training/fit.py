@@ -40,19 +40,19 @@ class Saves:
 def train(
     folder: Path, base: Base, data: Table, out: Path, *,
     task: str, recipe: Recipe, saves: Saves, held_out: Table | None = None, metric: str | None = None,
-    max_length: int | None = None, track: tuple[str, ...] = (), progress: Progress,
+    max_length: int | None = None, track: tuple[str, ...] = (), logs: Path | None = None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Train the model in `folder` on `data`; write the checkpoint, or the adapter, into the folder `out`.
 
     `base` has the tensors of `folder`, to which AdamR pulls. `task`: classification (labels required) or lm; the
-    held-out table is measured at the end by `metric`. Returns numbers. Raises SettingError, CheckpointError or
-    ExtraError, as what is called does.
+    held-out table is measured at the end by `metric`. Trackers of accelerate that write files do so in `logs`.
+    Returns numbers. Raises SettingError, CheckpointError or ExtraError, as what is called does.
     """
     begun = time.perf_counter()
     metric = chosen_metric(task, metric)
     with (
         huggingface.libraries() as (torch, transformers),
-        accelerated(precision=recipe.mixed_precision, track=track, folder=str(out)) as accelerator,
+        accelerated(precision=recipe.mixed_precision, track=track, folder=str(logs or out)) as accelerator,
         seeded(torch, recipe.seed),
     ):
         length = _length(transformers, folder, task, max_length)
@@ -71,7 +71,7 @@ def train(
         if saves.resume:
             losses = state.load(torch, saves.folder, model, wrapped, accelerator, made_from=saves.made_from)
             first = len(losses)
-        accelerator.init_trackers("deltagram", config={})
+        accelerator.init_trackers("deltagram", config={name: str(value) for name, value in vars(recipe).items()})
         each = saves.every or -(-len(learnt.tokens.ids) // recipe.batch_size)
         for step in descend(
             torch, accelerator, prepared, wrapped, learnt, batches=batches, recipe=recipe, start=first

@@ -31,11 +31,11 @@ def accelerated(*, precision: str = "no", track: Sequence[str] = (), folder: str
     try:
         import accelerate  # noqa: PLC0415 - an extra
         from accelerate.state import AcceleratorState, GradientState  # noqa: PLC0415
-        from accelerate.utils import LoggerType  # noqa: PLC0415
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # noqa: PLC0415
     except ModuleNotFoundError as fault:
         found = f"package {fault.name} is not installed"
         raise ExtraError("fine-tuning", found, fix="pip install 'deltagram[hf]'") from None
-    known = [str(name) for name in LoggerType.list() if str(name) != "all"]
+    known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
     for name in track:
         if name not in known:
             raise SettingError("track", f"{name!r} is unknown", expected=" or ".join(known))
