@@ -99,6 +99,7 @@ def train(
         "steps": len(losses), "resumed_at": first, "training_seconds": time.perf_counter() - begun,
         "loss": sum(tail) / len(tail), "clamped": clamped, "texts": len(data.text), "max_length": length,
         "trained_parameters": sum(param.numel() for param in model.parameters() if param.requires_grad),
+        "pulled_parameters": _pulled(moved),
         **({} if score is None else {metric: score}),
     }  # fmt: skip
 
@@ -160,6 +161,12 @@ def _batches(task: Task, recipe: Recipe) -> list[I64]:
     epochs = recipe.epochs if recipe.steps is None else -(-recipe.steps // count)
     found = shuffled(task.tokens.lengths, size=recipe.batch_size, epochs=epochs, seed=recipe.seed)
     return found[: recipe.steps]
+
+
+def _pulled(optimizer: Any) -> int:
+    """Entries that are pulled to a reference."""
+    groups = [group for group in optimizer.param_groups if group.get("strength")]
+    return sum(param.numel() for group in groups for param in group["params"])
 
 
 def _pulls(optimizer: Any) -> dict[str, float]:

@@ -141,11 +141,16 @@ def greatest_length(transformers: Any, folder: Path) -> int:
 
 
 def _tokenizer(transformers: Any, folder: Path) -> Any:
+    """The tokenizer in `folder`; CheckpointError without one (transformers makes one that knows no word)."""
     try:
-        return transformers.AutoTokenizer.from_pretrained(_model_folder(folder), local_files_only=True)
+        found = transformers.AutoTokenizer.from_pretrained(_model_folder(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as fault:
         reason = " ".join(str(fault).split())[:200] or type(fault).__name__
         raise CheckpointError(str(folder), f"has no tokenizer that transformers reads ({reason})") from None
+    names = sorted({"tokenizer.json", *found.vocab_files_names.values()})
+    if not any((folder / name).is_file() for name in names):
+        raise CheckpointError(str(folder), "has no tokenizer", expected=" or ".join(names), fix="copy it from the base")
+    return found
 
 
 def _pad(tokenizer: Any) -> int:

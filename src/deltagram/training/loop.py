@@ -30,33 +30,40 @@ def accelerated(*, precision: str = "no", track: Sequence[str] = (), folder: str
     """
     try:
         import accelerate  # noqa: PLC0415 - an extra
+        from accelerate import tracking  # noqa: PLC0415
         from accelerate.state import AcceleratorState, GradientState  # noqa: PLC0415
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # noqa: PLC0415
     except ModuleNotFoundError as fault:
         found = f"package {fault.name} is not installed"
         raise ExtraError("fine-tuning", found, fix="pip install 'deltagram[hf]'") from None
-    known = [str(name) for name in LOGGER_TYPE_TO_CLASS]
-    for name in track:
-        if name not in known:
-            raise SettingError("track", f"{name!r} is unknown", expected=" or ".join(known))
+    _check_trackers(tracking, track)
     foreign = bool(AcceleratorState._shared_state)
     try:
-        made = accelerate.Accelerator(mixed_precision=precision, log_with=list(track) or None, project_dir=folder)
-    except ValueError as fault:
-        raise SettingError("mixed_precision", f"{precision} cannot be had here ({fault})", fix="take no") from None
-    try:
+        try:
+            made = accelerate.Accelerator(mixed_precision=precision, log_with=list(track) or None, project_dir=folder)
+        except ValueError as fault:
+            raise SettingError("mixed_precision", f"{precision} cannot be had here ({fault})", fix="take no") from None
+        if precision == "fp16" and made.device.type == "cpu":
+            raise SettingError("mixed_precision", "fp16 cannot be had on a processor", fix="take bf16, or no")
         if made.num_processes > 1:
             found = f"runs in {made.num_processes} processes"
             raise SettingError("fine-tuning", found, expected="one", fix="start it without a launcher")
-        missing = [name for name in track if name not in [str(tracker) for tracker in made.log_with]]
-        if missing:
-            raise ExtraError("track", f"package {missing[0]} is not installed", fix=f"pip install {missing[0]}")
         yield made
         made.end_training()
     finally:
         if not foreign:
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
+
+
+def _check_trackers(tracking: Any, names: Sequence[str]) -> None:
+    """SettingError for a tracker that accelerate does not know, ExtraError for one whose package is missing."""
+    known = [str(getattr(name, "value", name)) for name in tracking.LOGGER_TYPE_TO_CLASS]
+    there = [str(getattr(name, "value", name)) for name in tracking.get_available_trackers()]
+    for name in names:
+        if name not in known:
+            raise SettingError("track", f"{name!r} is unknown", expected=" or ".join(known))
+        if name not in there:
+            raise ExtraError("track", f"package {name} is not installed", fix=f"pip install {name}")
 
 
 @contextmanager

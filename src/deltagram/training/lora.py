@@ -1,5 +1,6 @@
 """Low-rank adapters through peft."""
 
+import warnings
 from typing import Any
 
 from deltagram.errors import ExtraError, SettingError
@@ -20,7 +21,9 @@ def adapted(model: Any, lora: Lora, *, task: str) -> Any:
         target_modules=list(lora.targets) or "all-linear",
     )  # fmt: skip
     try:
-        return peft.get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
+            return peft.get_peft_model(model, config)
     except ValueError as fault:
         reason = " ".join(str(fault).split())[:200]
         raise SettingError("lora_targets", f"{', '.join(lora.targets)}: {reason}", fix="name linear modules") from None

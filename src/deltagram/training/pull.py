@@ -53,7 +53,7 @@ def optimizer(torch: Any, model: Any, base: Base, recipe: Recipe) -> Any:
         return _adamw(torch, trained, recipe)
     from deltagram.training.optim import AdamR  # noqa: PLC0415 - imports torch
 
-    targets = _initial(trained) if recipe.lora else _in_base(torch, trained, base)
+    targets = _initial(trained) if recipe.lora else _in_base(torch, model, base)
     groups: list[dict[str, Any]] = [
         {"params": [(name, param) for name, param in trained.items() if name in targets]},
         {"params": [(name, param) for name, param in trained.items() if name not in targets], "strength": 0.0},
@@ -85,9 +85,9 @@ def _initial(trained: Mapping[str, Any]) -> dict[str, Any]:
     return {name: param.detach().clone() for name, param in trained.items() if not _is_head(name)}
 
 
-def _in_base(torch: Any, trained: Mapping[str, Any], base: Base) -> dict[str, Any]:
+def _in_base(torch: Any, model: Any, base: Base) -> dict[str, Any]:
     """Mapped tensors of the base by the names of the parameters that came from them, heads left out."""
-    specs = {name: Spec(dtype="F32", shape=tuple(param.shape)) for name, param in trained.items()}
+    specs = {name: Spec(dtype="F32", shape=tuple(param.shape)) for name, param in model.named_parameters()}
     try:
         pairs = match(base.specs, specs).base_of
     except PlanError:

@@ -79,11 +79,19 @@ def _note(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any]:
         raise SettingError(str(folder), "holds no saved training", fix="leave out --resume to start one") from None
     except (ValueError, KeyError, TypeError):
         raise SettingError(str(folder), "is damaged", fix="start again with --force") from None
-    wanted = json.loads(json.dumps(dict(made_from)))
-    for name, value in wanted.items():
-        if found.get(name) != value:
+    wanted, found = _flat(json.loads(json.dumps(dict(made_from)))), _flat(found)
+    for name in sorted({*wanted, *found}):
+        if found.get(name) != wanted.get(name):
             raise SettingError(
-                str(folder), f"was saved with {name} {found.get(name)!r}", expected=f"{value!r}",
+                str(folder), f"was saved with {name} {found.get(name)!r}", expected=f"{wanted.get(name)!r}",
                 fix="resume with the same settings and data, or start again with --force",
             )  # fmt: skip
     return dict(note)
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in nested.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
