@@ -13,7 +13,15 @@ from deltagram.delta.methods import METHODS
 from deltagram.delta.values import VALUES
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/deltas.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/RESULTS.md", "docs/MATH.md"]
+PAGES = [
+    "README.md",
+    "docs/deltas.md",
+    "docs/training.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/RESULTS.md",
+    "docs/MATH.md",
+]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

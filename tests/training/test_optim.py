@@ -238,7 +238,7 @@ def test_closures_schedules_and_rates_that_are_tensors() -> None:
         optimizer.zero_grad()
         loss = (weight**2).sum()
         loss.backward()
-        return loss
+        return loss.detach()
 
     assert float(optimizer.step(closure)) == 3.0  # type: ignore[arg-type]
     schedule.step()
