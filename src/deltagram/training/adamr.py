@@ -28,6 +28,7 @@ class Batch:
     group: dict[str, Any]
     t: int
     params: list[Tensor]
+    grads: list[Tensor]
     exp_avg: list[Tensor]
     exp_avg_sq: list[Tensor]
     reference: Callable[[Tensor], Tensor]
@@ -43,8 +44,7 @@ def moments_single(batch: Batch) -> float:
     """Update both moments; returns the sum of the bias-corrected second one."""
     beta1, beta2 = batch.group["betas"]
     total = 0.0
-    for param, m, v in zip(batch.params, batch.exp_avg, batch.exp_avg_sq, strict=True):
-        grad = _grad(param)
+    for grad, m, v in zip(batch.grads, batch.exp_avg, batch.exp_avg_sq, strict=True):
         m.lerp_(grad, 1 - beta1)
         v.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         total += float(v.double().sum())
@@ -72,8 +72,7 @@ def moments_foreach(batch: Batch, *, measured: bool) -> float:
     """
     beta1, beta2 = batch.group["betas"]
     totals = []
-    rows = ((_grad(param), *both) for param, *both in zip(batch.params, batch.exp_avg, batch.exp_avg_sq, strict=True))
-    for grads, m, v in _buckets(rows):
+    for grads, m, v in _buckets(zip(batch.grads, batch.exp_avg, batch.exp_avg_sq, strict=True)):
         torch._foreach_lerp_(m, grads, 1 - beta1)
         torch._foreach_mul_(v, beta2)
         torch._foreach_addcmul_(v, grads, grads, 1 - beta2)
@@ -149,9 +148,3 @@ def _cut(row: tuple[Tensor, ...], size: int) -> Iterable[tuple[Tensor, ...]]:
     if row[0].numel() <= size or not all(tensor.is_contiguous() for tensor in row[:3]):
         return (row,)
     return zip(*(torch.split(tensor.reshape(-1), size) for tensor in row), strict=True)
-
-
-def _grad(param: Tensor) -> Tensor:
-    if param.grad is None:  # it had one when the step began
-        raise AssertionError
-    return param.grad

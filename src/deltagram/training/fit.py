@@ -37,6 +37,63 @@ class Saves:
     resume: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Session:
+    """A model on its device with its optimiser, what it learns, and the losses of the steps so far."""
+
+    torch: Any
+    accelerator: Any
+    model: Any
+    optimizer: Any
+    task: Task
+    recipe: Recipe
+    saves: Saves
+    losses: list[float]
+
+    def run(self, *, progress: Progress) -> None:
+        """Take the steps that are left; keep the state and tell the trackers on the way."""
+        batches = _batches(self.task, self.recipe)
+        each = self.saves.every or -(-len(self.task.tokens.ids) // self.recipe.batch_size)
+        for step in descend(
+            self.torch, self.accelerator, self.model, self.optimizer, self.task,
+            batches=batches, recipe=self.recipe, start=len(self.losses),
+        ):  # fmt: skip
+            self.losses.append(step.loss)
+            progress.advance("training", step.number, len(batches))
+            told = {"loss": step.loss, "learning_rate": step.learning_rate, **_pulls(self.optimizer)}
+            self.accelerator.log(told, step=step.number)
+            if step.number % each == 0 and step.number < len(batches):
+                self.saves.write(self._save)
+
+    def _save(self, folder: Path) -> None:
+        state.save(
+            self.torch, folder, self.bare(), self.optimizer, self.accelerator,
+            losses=self.losses, made_from=self.saves.made_from,
+        )  # fmt: skip
+
+    def load(self) -> None:
+        """Go to the state that was kept."""
+        self.losses[:] = state.load(
+            self.torch, self.saves.folder, self.bare(), self.optimizer, self.accelerator,
+            made_from=self.saves.made_from,
+        )  # fmt: skip
+
+    def bare(self, *, wrapped: bool = True) -> Any:
+        """The model itself; `wrapped` leaves it in mixed precision."""
+        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=wrapped)
+
+    def numbers(self) -> dict[str, Any]:
+        """What can be said of the training when it is done."""
+        tail = self.losses[-max(1, len(self.losses) // 10) :]
+        groups = [group for group in self.optimizer.param_groups if group.get("strength")]
+        return {
+            "steps": len(self.losses), "loss": sum(tail) / len(tail),
+            "clamped": max(int(group.get("clamped", 0)) for group in self.optimizer.param_groups),
+            "trained_parameters": sum(param.numel() for param in self.model.parameters() if param.requires_grad),
+            "pulled_parameters": sum(param.numel() for group in groups for param in group["params"]),
+        }  # fmt: skip
+
+
 def train(
     folder: Path, base: Base, data: Table, out: Path, *,
     task: str, recipe: Recipe, saves: Saves, held_out: Table | None = None, metric: str | None = None,
@@ -48,8 +105,7 @@ def train(
     held-out table is measured at the end by `metric`. Trackers of accelerate that write files do so in `logs`.
     Returns numbers. Raises SettingError, CheckpointError or ExtraError, as what is called does.
     """
-    begun = time.perf_counter()
-    metric = chosen_metric(task, metric)
+    begun, metric = time.perf_counter(), chosen_metric(task, metric)
     with (
         huggingface.libraries() as (torch, transformers),
         accelerated(precision=recipe.mixed_precision, track=track, folder=str(logs or out)) as accelerator,
@@ -61,47 +117,35 @@ def train(
         measured = None if held_out is None else made(transformers, folder, held_out, length)
         if getattr(model.config, "pad_token_id", None) is None:
             model.config.pad_token_id = learnt.tokens.pad  # decoders with a head look for it
-        if recipe.lora:
-            model = adapted(model, recipe.lora, task="SEQ_CLS" if task == "classification" else "CAUSAL_LM")
-        freeze(model, recipe.freeze)
-        moved = optimizer(torch, model, base, recipe)
-        prepared, wrapped = accelerator.prepare(model, moved)
-        batches = _batches(learnt, recipe)
-        first, losses = 0, []
+        model, moved = accelerator.prepare(*_adapted(torch, model, base, recipe, task=task))
+        session = _Session(
+            torch=torch, accelerator=accelerator, model=model, optimizer=moved, task=learnt, recipe=recipe,
+            saves=saves, losses=[],
+        )  # fmt: skip
         if saves.resume:
-            losses = state.load(torch, saves.folder, model, wrapped, accelerator, made_from=saves.made_from)
-            first = len(losses)
+            session.load()
+        first = len(session.losses)
         accelerator.init_trackers("deltagram", config={name: str(value) for name, value in vars(recipe).items()})
-        each = saves.every or -(-len(learnt.tokens.ids) // recipe.batch_size)
-        for step in descend(
-            torch, accelerator, prepared, wrapped, learnt, batches=batches, recipe=recipe, start=first
-        ):  # fmt: skip
-            losses.append(step.loss)
-            progress.advance("training", step.number, len(batches))
-            accelerator.log({"loss": step.loss, "learning_rate": step.learning_rate, **_pulls(moved)}, step=step.number)
-            if step.number % each == 0 and step.number < len(batches):
-                saves.write(
-                    lambda into: state.save(
-                        torch, into, model, wrapped, accelerator, losses=losses, made_from=saves.made_from
-                    )
-                )  # fmt: skip
-        model = accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)
-        score = None if measured is None else measured.measure(torch, model, metric, progress=progress)
-        if score is not None:
-            accelerator.log({metric: score}, step=len(losses))
+        session.run(progress=progress)
+        numbers = session.numbers() | {"resumed_at": first, "texts": len(data.text), "max_length": length}
+        model = session.bare(wrapped=False)
+        if measured is not None:
+            numbers[metric] = measured.measure(torch, model, metric, progress=progress)
+            accelerator.log({metric: numbers[metric]}, step=numbers["steps"])
         model.save_pretrained(out)
         huggingface.copy_tokenizer(transformers, folder, out)
-    tail = losses[-max(1, len(losses) // 10) :]
-    clamped = int(getattr(moved, "clamped", 0))
-    if clamped:
-        progress.say(f"the pull was cut to its limit in {clamped} of {len(losses)} steps: lower strength or rate")
-    return {
-        "steps": len(losses), "resumed_at": first, "training_seconds": time.perf_counter() - begun,
-        "loss": sum(tail) / len(tail), "clamped": clamped, "texts": len(data.text), "max_length": length,
-        "trained_parameters": sum(param.numel() for param in model.parameters() if param.requires_grad),
-        "pulled_parameters": _pulled(moved),
-        **({} if score is None else {metric: score}),
-    }  # fmt: skip
+    if numbers["clamped"]:
+        cut = f"{numbers['clamped']} of {numbers['steps']} steps"
+        progress.say(f"the pull was cut to its limit in {cut}: lower strength or rate")
+    return {**numbers, "training_seconds": time.perf_counter() - begun}
+
+
+def _adapted(torch: Any, model: Any, base: Base, recipe: Recipe, *, task: str) -> tuple[Any, Any]:
+    """The model with its adapters and what is frozen, and the optimiser of the rest."""
+    if recipe.lora:
+        model = adapted(model, recipe.lora, task="SEQ_CLS" if task == "classification" else "CAUSAL_LM")
+    freeze(model, recipe.freeze)
+    return model, optimizer(torch, model, base, recipe)
 
 
 def chosen_metric(task: str, metric: str | None) -> str:
@@ -163,13 +207,7 @@ def _batches(task: Task, recipe: Recipe) -> list[I64]:
     return found[: recipe.steps]
 
 
-def _pulled(optimizer: Any) -> int:
-    """Entries that are pulled to a reference."""
-    groups = [group for group in optimizer.param_groups if group.get("strength")]
-    return sum(param.numel() for group in groups for param in group["params"])
-
-
-def _pulls(optimizer: Any) -> dict[str, float]:
-    """The last pull of AdamR, to be tracked."""
-    found = getattr(optimizer, "pulled_by", [])
+def _pulls(wrapped: Any) -> dict[str, float]:
+    """The last pull of AdamR under accelerate's wrapper, to be tracked."""
+    found = getattr(wrapped.optimizer, "pulled_by", [])
     return {"pull": max(found)} if found else {}

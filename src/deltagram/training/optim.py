@@ -133,21 +133,24 @@ class AdamR(torch.optim.Optimizer):
     def _batches(self) -> Iterator[tuple[adamr.Batch, int]]:
         """Parameters with gradients, together where group, step, device and dtype are equal; each group's place."""
         for place, group in enumerate(self.param_groups):
-            alike: dict[tuple[int, torch.device, torch.dtype], list[Tensor]] = {}
+            alike: dict[tuple[int, torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
             for param in group["params"]:
-                if param.grad is not None:
-                    if param.grad.is_sparse or param.grad.layout is not torch.strided:
-                        found = f"the gradient of {self._names[param] or self._places[param]} is sparse"
-                        raise SettingError("AdamR", found, expected="dense gradients", fix="build the layer dense")
+                grad = param.grad
+                if grad is not None:
+                    if grad.layout is not torch.strided:
+                        where = f"the gradient of {self._names[param] or self._places[param]} is sparse"
+                        raise SettingError("AdamR", where, expected="dense gradients", fix="build the layer dense")
                     self._begin(param)
                     t = int(self.state[param]["step"])
-                    alike.setdefault((t, param.device, param.dtype), []).append(param)
-            for (t, *_), params in alike.items():
+                    alike.setdefault((t, param.device, param.dtype), []).append((param, grad))
+            for (t, *_), found in alike.items():
+                params = [param for param, _ in found]
                 yield (
                     adamr.Batch(
                         group=group,
                         t=t,
                         params=params,
+                        grads=[grad for _, grad in found],
                         exp_avg=[self.state[param]["exp_avg"] for param in params],
                         exp_avg_sq=[self.state[param]["exp_avg_sq"] for param in params],
                         reference=self._reference_of,
