@@ -103,6 +103,7 @@ def train(
     settings = {
         "model": str(model), "data": str(data), "out": str(out), "task": chosen, **asdict(recipe),
         "eval_data": None if eval_data is None else str(eval_data), "metric": metric, "resume": resume,
+        "text": text, "label": label, "split": split, "eval_split": eval_split, "save_every": save_every,
         "track": list(track),
     }  # fmt: skip
     return Record(job="train", settings=settings, seed=seed, numbers={**numbers, **meter.numbers()})

@@ -89,6 +89,7 @@ class AdamR(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_dense()
         batches = list(self._batches())
         if not batches:
             return loss
@@ -130,16 +131,18 @@ class AdamR(torch.optim.Optimizer):
             raise SettingError(where, "is missing", fix=fix)
         return found
 
+    def _check_dense(self) -> None:
+        for param in (param for group in self.param_groups for param in group["params"]):
+            if param.grad is not None and param.grad.layout is not torch.strided:
+                found = f"the gradient of {self._names.get(param) or f'parameter {self._places.get(param)}'} is sparse"
+                raise SettingError("AdamR", found, expected="dense gradients", fix="build the layer dense")
+
     def _batches(self) -> Iterator[tuple[adamr.Batch, int]]:
         """Parameters with gradients, together where group, step, device and dtype are equal; each group's place."""
         for place, group in enumerate(self.param_groups):
             alike: dict[tuple[int, torch.device, torch.dtype], list[tuple[Tensor, Tensor]]] = {}
             for param in group["params"]:
-                grad = param.grad
-                if grad is not None:
-                    if grad.layout is not torch.strided:
-                        where = f"the gradient of {self._names[param] or self._places[param]} is sparse"
-                        raise SettingError("AdamR", where, expected="dense gradients", fix="build the layer dense")
+                if (grad := param.grad) is not None:
                     self._begin(param)
                     t = int(self.state[param]["step"])
                     alike.setdefault((t, param.device, param.dtype), []).append((param, grad))
