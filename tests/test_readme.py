@@ -18,6 +18,7 @@ PAGES = [
     "docs/deltas.md",
     "docs/layers.md",
     "docs/merging.md",
+    "docs/training.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/RESULTS.md",

@@ -25,7 +25,7 @@ Calibration = Annotated[
 Labels = Annotated[str | None, typer.Option(help="Labelled texts of the same kinds (columns text and label).")]
 Metric = Annotated[
     str | None,
-    typer.Option(help="With --labels: accuracy, balanced-accuracy, f1 or matthews; loss for a language model."),
+    typer.Option(help="With --labels: accuracy, balanced-accuracy, f1 or matthews; perplexity for a language model."),
 ]
 Texts = Annotated[int, typer.Option(help="How many of the calibration texts are used.")]
 MaxLength = Annotated[int, typer.Option(help="Tokens of a text at most.")]

@@ -7,6 +7,7 @@ from deltagram.jobs.merge import merge
 from deltagram.jobs.prune import prune
 from deltagram.jobs.rescale import rescale
 from deltagram.jobs.restore import restore
+from deltagram.jobs.train import train
 from deltagram.jobs.verify import verify
 
-__all__ = ["demo", "export", "inspect", "merge", "prune", "rescale", "restore", "verify"]
+__all__ = ["demo", "export", "inspect", "merge", "prune", "rescale", "restore", "train", "verify"]

@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+
+import numpy as np
 
 from deltagram.data.tables import class_index, read_table
 from deltagram.errors import SettingError
 from deltagram.training import outputs
 from deltagram.training.loaded import Batch, Loaded, batches
-from deltagram.training.metrics import METRICS, confusion
-
-LOSS: Final = "loss"
+from deltagram.training.metrics import METRICS, PERPLEXITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +18,7 @@ class Evidence:
     """The texts a search may look at, and how.
 
     `calibration` and `labels` are files, folders or Hub ids (`data.tables`); `texts` is how many of the former a search
-    uses. For a language model `labels` are texts, and the metric is their `loss` a token.
+    uses. For a language model `labels` are texts, and the metric is their `perplexity`.
     """
 
     calibration: Path | str | None = None
@@ -32,8 +31,8 @@ class Evidence:
         for name, value in (("--texts", self.texts), ("--max-length", self.max_length)):
             if value < 1:
                 raise SettingError(name, f"is {value}", expected="a positive number")
-        if self.metric is not None and self.metric not in (*METRICS, LOSS):
-            raise SettingError("--metric", f"{self.metric!r} is unknown", expected=" or ".join((*METRICS, LOSS)))
+        if self.metric is not None and self.metric not in (*METRICS, PERPLEXITY):
+            raise SettingError("--metric", f"{self.metric!r} is unknown", expected=" or ".join((*METRICS, PERPLEXITY)))
 
 
 def calibration_batches(run: Loaded, evidence: Evidence, *, most: int | None = None) -> list[Batch]:
@@ -62,16 +61,19 @@ def labelled(run: Loaded, evidence: Evidence) -> Labelled:
     """
     if evidence.labels is None:
         raise SettingError("--labels", "is missing", fix="give a file of labelled texts")
-    metric = evidence.metric or (LOSS if run.kind == "decoder" else "accuracy")
-    if (metric == LOSS) != (run.kind == "decoder"):
+    metric = evidence.metric or (PERPLEXITY if run.kind == "decoder" else "accuracy")
+    if (metric == PERPLEXITY) != (run.kind == "decoder"):
         kind = "a language model" if run.kind == "decoder" else "a classifier"
-        expected = LOSS if run.kind == "decoder" else " or ".join(METRICS)
+        expected = PERPLEXITY if run.kind == "decoder" else " or ".join(METRICS)
         raise SettingError("--metric", f"is {metric} for {kind}", expected=expected)
-    if metric == LOSS:
+    if metric == PERPLEXITY:
         table = read_table(evidence.labels, labelled=False)
         made = batches(run, table.text, max_length=evidence.max_length)
         return Labelled(
-            batches=made, metric=metric, texts=len(table.text), error=lambda: outputs.next_token_nll(run, made)
+            batches=made,
+            metric=metric,
+            texts=len(table.text),
+            error=lambda: float(np.exp(outputs.next_token_nll(run, made))),
         )
     return _classified(run, evidence, metric, str(evidence.labels))
 
@@ -93,7 +95,6 @@ def _classified(run: Loaded, evidence: Evidence, metric: str, source: str) -> La
 
     def error() -> float:
         found = outputs.predictions(run, made)
-        counts = confusion(found[order], [truth[i] for i in order], classes=len(run.classes))
-        return -METRICS[metric](counts)
+        return -METRICS[metric](np.asarray(truth, np.int64)[order], found[order])
 
     return Labelled(batches=made, metric=metric, texts=len(table.text), error=error)

@@ -11,13 +11,14 @@ from deltagram.arrays import F64
 from deltagram.delta.moments import best_divisor
 from deltagram.delta.sweep import Tried, best, sweep
 from deltagram.errors import SettingError
-from deltagram.jobs.evidence import LOSS, Evidence, calibration_batches, labelled
+from deltagram.jobs.evidence import Evidence, calibration_batches, labelled
 from deltagram.jobs.variant import Variant
 from deltagram.progress import SILENT, Progress
 from deltagram.store.scales import RowDtype
 from deltagram.store.tensors import ListedMask
 from deltagram.training import activations, distil, outputs
 from deltagram.training.loaded import Batch
+from deltagram.training.metrics import PERPLEXITY
 from deltagram.training.trial import Divisors
 
 RULES: Final = ("output", "output-layers", "labels", "labels-layers", "distil", "distil-rows")
@@ -143,7 +144,7 @@ def _by_output(variant: Variant, evidence: Evidence) -> _Measure:
 
 def _by_labels(variant: Variant, evidence: Evidence) -> _Measure:
     known = labelled(variant.run, evidence)
-    sign = 1.0 if known.metric == LOSS else -1.0
+    sign = 1.0 if known.metric == PERPLEXITY else -1.0
     return _Measure(name=known.metric, batches=known.batches, texts=known.texts, error=known.error, passes=0, sign=sign)
 
 

@@ -2,19 +2,19 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from deltagram.data.packages import TextClassification, Texts
 from deltagram.errors import SettingError
 from deltagram.progress import SILENT, Progress
-from deltagram.training.batches import I64, by_length, shuffled
-from deltagram.training.huggingface import Tokens, bare_encoder, classifier, copy_tokenizer, libraries, tokenize
+from deltagram.training.batches import shuffled
+from deltagram.training.huggingface import bare_encoder, classifier, copy_tokenizer, libraries, tokenize
+from deltagram.training.loop import accelerated, descend, seeded
+from deltagram.training.recipe import Recipe
+from deltagram.training.tasks import Classification
 
 WARMUP = 0.1
 CLIP = 1.0
-_MEASURED_AT_ONCE = 64
 
 
 def fine_tune(
@@ -42,15 +42,21 @@ def fine_tune(
     model folder, ExtraError without the extra `hf`.
     """
     start = time.perf_counter()
-    _positive(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, max_length=max_length)
-    with libraries() as (torch, transformers), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    recipe = Recipe(
+        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup=WARMUP, clip=CLIP, dropout=False,
+        seed=seed,
+    )  # fmt: skip
+    _positive(max_length=max_length)
+    with libraries() as (torch, transformers), seeded(torch, seed), accelerated() as accelerator:
         model = classifier(transformers, base, classes=data.classes)
         tokens = tokenize(transformers, base, data.train.text, max_length=max_length)
         batches = shuffled(tokens.lengths, size=batch_size, epochs=epochs, seed=seed)
+        adamw = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+        model, optimizer = accelerator.prepare(model, adamw)
+        task = Classification(tokens=tokens, label=data.train.label)
         losses: list[float] = []
-        for loss in _descend(torch, model, tokens, data.train, batches=batches, learning_rate=learning_rate):
-            losses.append(loss)
+        for step in descend(torch, accelerator, model, optimizer, task, batches=batches, recipe=recipe):
+            losses.append(step.loss)
             progress.advance(f"fine-tuning on {data.name}", len(losses), len(batches))
         model.save_pretrained(out)
         copy_tokenizer(transformers, base, out)
@@ -76,54 +82,8 @@ def accuracy(
         loaded = classifier(transformers, model)
         if encoder is not None:
             loaded.base_model.load_state_dict(bare_encoder(transformers, encoder).state_dict())
-        return _share_right(torch, loaded, tokens, texts, progress)
-
-
-def _descend(
-    torch: Any, model: Any, tokens: Tokens, texts: Texts, *, batches: Sequence[I64], learning_rate: float
-) -> Iterator[float]:
-    """Train `model` in place, one step a batch; yields the loss before each step, after it."""
-    labels = torch.tensor(texts.label)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _slope(step, steps=len(batches)))
-    model.eval()  # gradients without dropout
-    for step, samples in enumerate(batches, start=1):
-        loss = torch.nn.functional.cross_entropy(_logits(torch, model, tokens, samples), labels[samples])
-        if not math.isfinite(loss.item()):
-            found = f"{learning_rate}, with which the loss of step {step} is {loss.item()}"
-            raise SettingError("learning_rate", found, expected="a finite loss", fix="take a lower one")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        yield loss.item()
-
-
-def _slope(step: int, *, steps: int) -> float:
-    """Share of the learning rate at a step: up to 1 over the warm-up, then down to 0 at the last step's end."""
-    warm = math.ceil(WARMUP * steps)
-    return (step + 1) / warm if step < warm else (steps - step) / (steps - warm + 1)
-
-
-def _share_right(torch: Any, model: Any, tokens: Tokens, texts: Texts, progress: Progress) -> float:
-    """Accuracy of a loaded model on tokenized texts."""
-    model.eval()
-    labels = torch.tensor(texts.label)
-    done = right = 0
-    with torch.inference_mode():
-        for samples in by_length(tokens.lengths, size=_MEASURED_AT_ONCE):
-            guess = _logits(torch, model, tokens, samples).argmax(dim=-1)
-            right += int((guess == labels[samples]).sum())
-            done += len(samples)
-            progress.advance("measuring accuracy", done, len(texts))
-    return right / done
-
-
-def _logits(torch: Any, model: Any, tokens: Tokens, samples: I64) -> Any:
-    """The model's logits, `sample class`."""
-    numbers, mask = tokens.batch(samples)
-    return model(input_ids=torch.from_numpy(numbers), attention_mask=torch.from_numpy(mask)).logits
+        task = Classification(tokens=tokens, label=texts.label)
+        return task.measure(torch, loaded, "accuracy", progress=progress)
 
 
 def _positive(**settings: float) -> None:

@@ -12,6 +12,17 @@ import numpy as np
 from deltagram.errors import CheckpointError, ExtraError
 from deltagram.training.batches import I64
 
+_ENDLESS = 1 << 30
+_OFFSET = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "xlm-roberta-xl",
+    "data2vec-text",
+    "mpnet",
+    "longformer",
+    "roberta-prelayernorm",
+)
 _ALL_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -63,26 +74,94 @@ def classifier(transformers: Any, folder: Path, *, classes: Sequence[str] = ()) 
     """The model in `folder` in float32, with its own classification head, or a new one for `classes`."""
     names = dict(enumerate(classes))
     head = {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
-    auto = transformers.AutoModelForSequenceClassification
-    return auto.from_pretrained(_model_folder(folder), local_files_only=True, **(head if classes else {})).float()
+    return _built(transformers.AutoModelForSequenceClassification, folder, **(head if classes else {}))
 
 
 def bare_encoder(transformers: Any, folder: Path) -> Any:
     """The model in `folder` in float32, without a head."""
-    return transformers.AutoModel.from_pretrained(_model_folder(folder), local_files_only=True).float()
+    return _built(transformers.AutoModel, folder)
+
+
+def causal_model(transformers: Any, folder: Path) -> Any:
+    """The language model in `folder` in float32."""
+    return _built(transformers.AutoModelForCausalLM, folder)
+
+
+def _built(auto: Any, folder: Path, **config: Any) -> Any:
+    """A model in float32; CheckpointError for a folder that transformers cannot build this kind of model from."""
+    try:
+        return auto.from_pretrained(_model_folder(folder), local_files_only=True, **config).float()
+    except (OSError, ValueError, KeyError, RuntimeError) as fault:
+        kind = auto.__name__.removeprefix("AutoModel").removeprefix("For") or "model"
+        reason = " ".join(str(fault).split())[:200]
+        raise CheckpointError(str(folder), f"gives no {kind} that transformers builds ({reason})") from None
+
+
+def has_head(transformers: Any, folder: Path) -> bool:
+    """Whether the model in `folder` was saved with a classification head."""
+    config = configuration(transformers, folder)
+    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+
+
+def configuration(transformers: Any, folder: Path) -> Any:
+    """The configuration of the model in `folder`; CheckpointError for one that transformers does not know."""
+    try:
+        return transformers.AutoConfig.from_pretrained(_model_folder(folder), local_files_only=True)
+    except (ValueError, KeyError) as fault:
+        reason = " ".join(str(fault).split())[:200]
+        raise CheckpointError(
+            str(folder / "config.json"), f"is of no model that transformers builds ({reason})"
+        ) from None
 
 
 def tokenize(transformers: Any, folder: Path, texts: Sequence[str], *, max_length: int) -> Tokens:
     """Texts through the tokenizer in `folder`, cut at `max_length` tokens."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(_model_folder(folder), local_files_only=True)
+    tokenizer = _tokenizer(transformers, folder)
     ids = tokenizer(list(texts), truncation=True, max_length=max_length, padding=False)["input_ids"]
-    pad = next((token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None), 0)
-    return Tokens(ids=tuple(tuple(row) for row in ids), pad=pad)
+    return Tokens(ids=tuple(tuple(row) for row in ids), pad=_pad(tokenizer))
+
+
+def tokenize_stream(transformers: Any, folder: Path, texts: Sequence[str], *, max_length: int) -> Tokens:
+    """Texts one after another, each ended by the end-of-text token if there is one, cut into `max_length` tokens."""
+    tokenizer = _tokenizer(transformers, folder)
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    stream = [token for row in rows for token in (*row, *end)]
+    cut = [tuple(stream[start : start + max_length]) for start in range(0, len(stream), max_length)]
+    return Tokens(ids=tuple(row for row in cut if len(row) > 1), pad=_pad(tokenizer))  # one token predicts none
+
+
+def greatest_length(transformers: Any, folder: Path) -> int:
+    """Tokens that the model in `folder` takes at once, as far as its configuration and tokenizer tell."""
+    config, tokenizer = configuration(transformers, folder), _tokenizer(transformers, folder)
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or _ENDLESS
+    if getattr(config, "model_type", "") in _OFFSET:
+        positions -= config.pad_token_id + 1
+    return int(min(positions, tokenizer.model_max_length, _ENDLESS))
+
+
+def _tokenizer(transformers: Any, folder: Path) -> Any:
+    """The tokenizer in `folder`; CheckpointError without one (transformers makes one that knows no word)."""
+    try:
+        found = transformers.AutoTokenizer.from_pretrained(_model_folder(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as fault:
+        reason = " ".join(str(fault).split())[:200] or type(fault).__name__
+        raise CheckpointError(str(folder), f"has no tokenizer that transformers reads ({reason})") from None
+    names = sorted({"tokenizer.json", *found.vocab_files_names.values()})
+    if not any((folder / name).is_file() for name in names):
+        raise CheckpointError(str(folder), "has no tokenizer", expected=" or ".join(names), fix="copy it from the base")
+    return found
+
+
+def _pad(tokenizer: Any) -> int:
+    """What fills a batch up; masked, so that a tokenizer without such a token may lend its end of text."""
+    found = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
+    return next(int(token) for token in found if token is not None)
 
 
 def copy_tokenizer(transformers: Any, source: Path, out: Path) -> None:
     """Copy a tokenizer's files as they are: saved by transformers they have other bytes, which a delta must carry."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(_model_folder(source), local_files_only=True)
+    tokenizer = _tokenizer(transformers, source)
     for name in {*_ALL_TOKENIZERS, *tokenizer.vocab_files_names.values()}:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)

@@ -12,7 +12,7 @@ from deltagram.arrays import Spec
 from deltagram.delta.names import match
 from deltagram.errors import CheckpointError, PlanError, SettingError
 from deltagram.training.batches import by_length
-from deltagram.training.huggingface import Tokens, libraries, tokenize
+from deltagram.training.huggingface import Tokens, greatest_length, libraries, tokenize
 
 AT_ONCE = 32
 _GENERATES = ("ForCausalLM", "LMHeadModel")
@@ -110,7 +110,7 @@ def batches(run: Loaded, texts: Sequence[str], *, max_length: int, size: int = A
     Raises SettingError where no text has a token.
     """
     with libraries() as (torch, transformers):
-        limit = getattr(run.model.config, "max_position_embeddings", max_length)
+        limit = greatest_length(transformers, run.folder)
         tokens: Tokens = tokenize(transformers, run.folder, texts, max_length=min(max_length, limit))
         kept = np.flatnonzero(np.asarray(tokens.lengths))
         if not kept.size:

@@ -1,50 +1,66 @@
-"""How right a classifier is, by the field's names; all between -1 and 1, the higher the better."""
+"""How good predictions are: a number from true and predicted classes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deltagram.arrays import F64
-
-Classes = NDArray[np.int64] | Sequence[int]
+I64 = NDArray[np.int64]
 
 
-def confusion(found: Classes, label: Classes, *, classes: int) -> F64:
-    """Counts, `class class`: row the label, column what was found."""
-    pairs = np.asarray(label) * classes + np.asarray(found)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
+def accuracy(true: I64, guess: I64) -> float:
+    """Share of the predictions that are right.
+
+    >>> accuracy(np.array([0, 0, 1]), np.array([0, 1, 1])) == 2 / 3
+    True
+    """
+    return float((true == guess).mean())
 
 
-def accuracy(counts: F64) -> float:
-    """Share of samples put into their class."""
-    return float(np.trace(counts) / counts.sum())
+def balanced_accuracy(true: I64, guess: I64) -> float:
+    """Mean over the classes that occur of the share found of each.
+
+    >>> balanced_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]))
+    0.75
+    """
+    return float(np.mean([(guess[true == label] == label).mean() for label in np.unique(true)]))
 
 
-def balanced_accuracy(counts: F64) -> float:
-    """Mean over the classes that occur of the share of their samples put into them."""
-    of_class = counts.sum(1)
-    return float(np.mean(np.diag(counts)[of_class > 0] / of_class[of_class > 0]))
+def matthews(true: I64, guess: I64) -> float:
+    """Matthews correlation, for any number of classes; 0 where all predictions are one class, NaN where all truth is.
+
+    The correlation of the one-hot matrices (Gorodkin 2004, R_K).
+
+    >>> matthews(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
+    0.5773502691896258
+    """
+    table = _confusion(true, guess)
+    rows, columns, total = table.sum(1), table.sum(0), table.sum()
+    truth, guessed = total**2 - (rows**2).sum(), total**2 - (columns**2).sum()
+    if not truth:
+        return float("nan")
+    return float((np.trace(table) * total - rows @ columns) / np.sqrt(truth * guessed)) if guessed else 0.0
 
 
-def macro_f1(counts: F64) -> float:
-    """Mean over the classes that occur or are found of the harmonic mean of precision and recall."""
-    both = counts.sum(0) + counts.sum(1)
-    return float(np.mean(2 * np.diag(counts)[both > 0] / both[both > 0]))
+def f1(true: I64, guess: I64) -> float:
+    """Mean over the classes that occur or are predicted of 2 right / (occurring + predicted): macro F1.
+
+    >>> f1(np.array([0, 0, 1]), np.array([0, 1, 1])) == 2 / 3
+    True
+    """
+    table = _confusion(true, guess)
+    both = table.sum(0) + table.sum(1)
+    return float(np.mean(2 * np.diag(table)[both > 0] / both[both > 0]))
 
 
-def matthews(counts: F64) -> float:
-    """Matthews' correlation, for any number of classes (Gorodkin 2004); 0 where one side is constant."""
-    total, found, of_class = counts.sum(), counts.sum(0), counts.sum(1)
-    covariance = total * np.trace(counts) - found @ of_class
-    scale = np.sqrt(total**2 - found @ found) * np.sqrt(total**2 - of_class @ of_class)
-    return float(covariance / scale) if scale > 0 else 0.0
+def _confusion(true: I64, guess: I64) -> NDArray[np.float64]:
+    """Counts, `class class`: rows are true, columns predicted."""
+    classes = int(max(true.max(), guess.max())) + 1
+    return np.bincount(true * classes + guess, minlength=classes**2).reshape(classes, classes).astype(np.float64)
 
 
-METRICS: Final[Mapping[str, Callable[[F64], float]]] = {
-    "accuracy": accuracy,
-    "balanced-accuracy": balanced_accuracy,
-    "f1": macro_f1,
-    "matthews": matthews,
-}
+METRICS: Final[Mapping[str, Callable[[I64, I64], float]]] = {
+    "accuracy": accuracy, "balanced-accuracy": balanced_accuracy, "matthews": matthews, "f1": f1,
+}  # fmt: skip
+PERPLEXITY: Final = "perplexity"
