@@ -141,5 +141,5 @@ def test_files_that_cannot_calibrate_are_refused(
     desk.refuses(f"{line} empty.jsonl", "empty.jsonl: is empty")
     desk.refuses(f"{line} odd.jsonl", "odd.jsonl: has no column 'text', expected one of its columns 'words'")
     alone = "prune base/model.safetensors tuned/model.safetensors d --method wanda --calibration texts.jsonl"
-    desk.refuses(alone, "is a file without a config.json, and calibration runs the model; give the fine-tuned")
+    desk.refuses(alone, "is a file without a config.json, and here the model has to run; give the fine-tuned")
     assert not (tmp_path / "d").exists()
