@@ -16,7 +16,8 @@ from deltagram.jobs.runnable import runnable
 from deltagram.store.adapter import Tuned, open_tuned
 from deltagram.store.checkpoint import Checkpoint, open_checkpoint
 from deltagram.store.deltafile import Delta
-from deltagram.store.rebuild import check_base_headers
+from deltagram.store.rebuild import base_name, check_base_digest, check_base_headers
+from deltagram.store.tensors import LowRankTensor, PrunedTensor
 from deltagram.training.loaded import Loaded, loaded
 from deltagram.training.trial import Kept, Trial
 
@@ -73,6 +74,10 @@ def variant(delta: Delta, base: Path, *, tuned: Path | None, device: str = "cpu"
     """
     source = open_checkpoint(base)
     check_base_headers(delta, source)
+    for name, entry in delta.manifest.tensors.items():
+        if isinstance(entry, PrunedTensor | LowRankTensor):
+            below = base_name(delta, name)
+            check_base_digest(delta, source, below, source.digest(below), entry.base_digest)
     stored = {name: tensor for name, tensor in delta.load().items() if isinstance(tensor, Pruned | LowRank)}
     if not stored:
         raise SettingError(str(delta.path), "has no pruned tensor to rescale")
