@@ -17,6 +17,7 @@ PAGES = [
     "README.md",
     "docs/deltas.md",
     "docs/layers.md",
+    "docs/rescaling.md",
     "docs/merging.md",
     "docs/training.md",
     "CONTRIBUTING.md",
