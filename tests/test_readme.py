@@ -19,6 +19,7 @@ PAGES = [
     "docs/layers.md",
     "docs/merging.md",
     "docs/training.md",
+    "docs/selection.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/RESULTS.md",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import typer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -31,6 +32,7 @@ from deltagram.store.deltafile import open_delta
 from deltagram.store.tensors import PrunedTensor
 from tiny_models import bert_pair, llama_pair, sentences, write_lines
 
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 BUDGET = 56_000
 
 
@@ -128,7 +130,13 @@ def classes(folder: Path, texts: list[str]) -> Any:
 def test_the_report_can_be_read(found: Record, capsys: pytest.CaptureFixture[str]) -> None:
     show_select(found)
     page = capsys.readouterr().out
-    for text in ("are the deltas large?", "our threshold", "<- recommended", "95% confidence", "deltagram prune "):
+    for text in (
+        "are the deltas large?",
+        "thresholds are ours",
+        "<- recommended",
+        "95% confidence",
+        "deltagram prune ",
+    ):
         assert text in page
     assert page.count("<- recommended") == 1
 
@@ -162,7 +170,8 @@ def test_agreement_holds_as_often_as_it_says() -> None:
     ("settings", "leaf", "command"),
     [
         ({"may_retrain": True}, "DAREx-L2", "deltagram train"),
-        ({"error": 2 * LARGE}, "WANDA", "--method wanda --calibration t.jsonl"),
+        ({"relative": 2 * LARGE, "drop": 0.9}, "WANDA", "--method wanda --calibration t.jsonl"),
+        ({"relative": 2 * LARGE}, "output-layers", "--divide-by output-layers"),
         ({"labels": True}, "labels-layers", "--divide-by labels-layers"),
         ({"labels": True, "kind": "decoder"}, "by labels", "--divide-by labels "),
         ({}, "output-layers", "--divide-by output-layers"),
@@ -170,8 +179,10 @@ def test_agreement_holds_as_often_as_it_says() -> None:
     ],
 )
 def test_every_way_through_the_papers_figure(settings: dict[str, Any], leaf: str, command: str) -> None:
-    given = {"may_retrain": False, "labels": False, "kind": "encoder", "error": 0.5 * LARGE} | settings
-    measured = Statistics(drop=0.99, error_of_output=given["error"], error_of_delta=1.0, relative=0.01, layers=6)
+    given = {"may_retrain": False, "labels": False, "kind": "encoder", "relative": 0.01, "drop": 0.99} | settings
+    measured = Statistics(
+        drop=given["drop"], error_of_output=0.3, error_of_delta=1.0, relative=given["relative"], layers=6
+    )
     made = decide(
         measured, may_retrain=given["may_retrain"], labels=given["labels"], kind=given["kind"], base="B", tuned="T",
         files={"calibration": "t.jsonl", "labels": "l.jsonl"},
@@ -179,6 +190,10 @@ def test_every_way_through_the_papers_figure(settings: dict[str, Any], leaf: str
     assert leaf in made.leaf
     assert any(command in line + " " for line in made.commands)
     assert all(step.because for step in made.steps)
+    for line in made.commands:
+        words = shlex.split(line)
+        known = {option for parameter in COMMANDS[words[1]].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
 
 
 def test_groups_follow_the_modules(desk: Path) -> None:
