@@ -62,11 +62,9 @@ class Tournament:
         rows = [row for step, candidate in enumerate(table, 1) for row in self._try(candidate, budget, step, table)]
         if not rows:
             raise below_floor(budget, min(self.floor(replace(TABLE[0], vectors=v)) for v in ("4bit", "8bit")))
-        lead = min(rows, key=_order)
-        for candidate in self._neighbours(lead.candidate):
-            rows += self._measure(self._fit(candidate, budget), refine=False)
-        lead = min(rows, key=_order)
-        rows += self._measure(self._fit(lead.candidate, budget), refine=True)
+        for vary in (self._other_vectors, self._by_layer):
+            rows += self._measure(self._fit(vary(min(rows, key=_order).candidate), budget), refine=False)
+        rows += self._measure(self._fit(min(rows, key=_order).candidate, budget), refine=True)
         return _best_of_each(rows)
 
     def _try(self, candidate: Candidate, budget: int, step: int, table: Sequence[Candidate]) -> Iterator[Row]:
@@ -107,12 +105,13 @@ class Tournament:
         score = self._bench.score()
         return Row(candidate=made.candidate, nbytes=made.nbytes, rule=rule, divisors=divisors, score=score)
 
-    def _neighbours(self, best: Candidate) -> Iterator[Candidate]:
-        """The best candidate with other vectors, and with a budget shared out among groups."""
-        other = "4bit" if best.vectors == "8bit" else "8bit"
-        yield replace(best, vectors=other)
-        if best.method != "exact" and (share := self._shares(best)):
-            yield replace(best, share=share)
+    @staticmethod
+    def _other_vectors(best: Candidate) -> Candidate:
+        return replace(best, vectors="4bit" if best.vectors == "8bit" else "8bit")
+
+    def _by_layer(self, best: Candidate) -> Candidate:
+        """The same with its budget shared out among groups (as it is where there is one group)."""
+        return replace(best, share=self._shares(best))
 
     def _shares(self, best: Candidate) -> dict[str, float]:
         """Factors on the kept share by group, from the damage each does alone; none where there is one group."""
