@@ -20,6 +20,7 @@ PAGES = [
     "docs/rescaling.md",
     "docs/merging.md",
     "docs/training.md",
+    "docs/selection.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/RESULTS.md",

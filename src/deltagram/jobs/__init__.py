@@ -7,7 +7,8 @@ from deltagram.jobs.merge import merge
 from deltagram.jobs.prune import prune
 from deltagram.jobs.rescale import rescale
 from deltagram.jobs.restore import restore
+from deltagram.jobs.select import select
 from deltagram.jobs.train import train
 from deltagram.jobs.verify import verify
 
-__all__ = ["demo", "export", "inspect", "merge", "prune", "rescale", "restore", "train", "verify"]
+__all__ = ["demo", "export", "inspect", "merge", "prune", "rescale", "restore", "select", "train", "verify"]

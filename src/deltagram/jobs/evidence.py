@@ -44,20 +44,19 @@ def calibration_batches(run: Loaded, evidence: Evidence, *, most: int | None = N
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Labelled texts in batches, and the metric of a model on them: `error` is lower, `metric` better if higher."""
+class LabelledTexts:
+    """Texts, the class number of each (None for a language model), and the metric they are for."""
 
-    batches: list[Batch]
+    text: tuple[str, ...]
+    truth: tuple[int, ...] | None
     metric: str
-    texts: int
-    error: Callable[[], float]
 
 
-def labelled(run: Loaded, evidence: Evidence) -> Labelled:
-    """What `run` (as it will be when asked) gets wrong on the labelled texts.
+def labelled_texts(run: Loaded, evidence: Evidence) -> LabelledTexts:
+    """The labelled texts of `evidence`, all checked against what `run` is.
 
-    Raises SettingError for a model that is neither a classifier nor a language model, for unknown labels, and for a
-    metric that the model does not have.
+    Raises SettingError for a model that is neither a classifier nor a language model, for unknown labels or a class
+    without any, and for a metric that the model does not have.
     """
     if evidence.labels is None:
         raise SettingError("--labels", "is missing", fix="give a file of labelled texts")
@@ -68,18 +67,9 @@ def labelled(run: Loaded, evidence: Evidence) -> Labelled:
         raise SettingError("--metric", f"is {metric} for {kind}", expected=expected)
     if metric == PERPLEXITY:
         table = read_table(evidence.labels, labelled=False)
-        made = batches(run, table.text, max_length=evidence.max_length)
-        return Labelled(
-            batches=made,
-            metric=metric,
-            texts=len(table.text),
-            error=lambda: float(np.exp(outputs.next_token_nll(run, made))),
-        )
-    return _classified(run, evidence, metric, str(evidence.labels))
-
-
-def _classified(run: Loaded, evidence: Evidence, metric: str, source: str) -> Labelled:
-    if not run.classes or any(name.startswith(("classifier", "score")) for name in run.missing):
+        return LabelledTexts(text=table.text, truth=None, metric=metric)
+    source = str(evidence.labels)
+    if not trained_classifier(run):
         found = f"{type(run.model).__name__} is no trained classifier"
         raise SettingError(source, f"cannot be predicted: {found}", fix="use --calibration with the rule output")
     table = read_table(source, labelled=True)
@@ -90,11 +80,45 @@ def _classified(run: Loaded, evidence: Evidence, metric: str, source: str) -> La
             source, f"has no label of {len(absent)} of the {len(run.classes)} classes: {', '.join(absent[:4])}",
             expected="every class at least once", fix="add texts of those classes",
         )  # fmt: skip
-    made = batches(run, table.text, max_length=evidence.max_length)
+    return LabelledTexts(text=table.text, truth=truth, metric=metric)
+
+
+def trained_classifier(run: Loaded) -> bool:
+    """Whether the model is a classifier whose head is in its checkpoint."""
+    return bool(run.classes) and not any(name.startswith(("classifier", "score")) for name in run.missing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Labelled texts in batches, and the metric of a model on them: `error` is lower, `metric` better if higher."""
+
+    batches: list[Batch]
+    metric: str
+    texts: int
+    error: Callable[[], float]
+
+
+def labelled(run: Loaded, evidence: Evidence) -> Labelled:
+    """What `run` (as it will be when asked) gets wrong on the labelled texts. Raises what `labelled_texts` does."""
+    known = labelled_texts(run, evidence)
+    return measured(run, known, max_length=evidence.max_length)
+
+
+def measured(run: Loaded, known: LabelledTexts, *, max_length: int) -> Labelled:
+    """The metric of `run`, as it will be when asked, on labelled texts."""
+    made = batches(run, known.text, max_length=max_length)
+    if known.truth is None:
+        return Labelled(
+            batches=made,
+            metric=known.metric,
+            texts=len(known.text),
+            error=lambda: float(np.exp(outputs.next_token_nll(run, made))),
+        )
+    truth = np.asarray(known.truth, np.int64)
     order = [sample for batch in made for sample in batch.samples]
 
     def error() -> float:
         found = outputs.predictions(run, made)
-        return -METRICS[metric](np.asarray(truth, np.int64)[order], found[order])
+        return -METRICS[known.metric](truth[order], found[order])
 
-    return Labelled(batches=made, metric=metric, texts=len(table.text), error=error)
+    return Labelled(batches=made, metric=known.metric, texts=len(known.text), error=error)

@@ -1,0 +1,212 @@
+"""The fine-tuned model, loaded once, on which pruned deltas are put one after the other and measured."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from deltagram.arrays import F64, Bits, as_floats
+from deltagram.delta.plan import Plan
+from deltagram.delta.stored import Pruned
+from deltagram.errors import SettingError
+from deltagram.jobs import guarantee
+from deltagram.jobs.evidence import Evidence, Labelled, measured, trained_classifier
+from deltagram.jobs.runnable import runnable
+from deltagram.jobs.texts import FEWEST, FITTED, Parts, parts
+from deltagram.store.adapter import Tuned
+from deltagram.store.checkpoint import Checkpoint
+from deltagram.training import distil, outputs
+from deltagram.training.loaded import Batch, Loaded, batches, loaded
+from deltagram.training.trial import Divisors, Trial
+
+_LOGITS: Final = 1 << 26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """How far a variant is from the fine-tuned model; `loss` is what is minimised, `change` parts equals.
+
+    `change`: mean absolute change of what it says, over that of leaving out the delta (0: none, 1: as bad as without
+    it); of a trained classifier the class probabilities, of other models the last hidden states. `loss`: the metric
+    that is lost on labelled texts; without any, `change`. `agreement`: share of the choosing texts decided alike.
+    """
+
+    loss: float
+    change: float
+    metric: float | None = None
+    agreement: float | None = None
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """What is compared."""
+        return self.loss, self.change
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """`run` holds the fine-tuned model until `put` is called, and again after `clear`."""
+
+    run: Loaded
+    base: Checkpoint
+    tuned: Tuned
+    plan: Plan
+    texts: Parts
+    scored: list[Batch]
+    fitted: list[Batch]
+    held_out: list[Batch]
+    expected: "Expected"
+    labelled: Labelled | None
+    touched: set[str]
+
+    def put(self, stored: Mapping[str, Pruned]) -> Trial:
+        """Put pruned tensors on the model, all others being the fine-tuned ones; divisors are still to be set."""
+        self.clear()
+        self.touched.update(stored)
+        return Trial(self.run, stored, self._base_bits)
+
+    def clear(self) -> None:
+        """Put the fine-tuned tensors back."""
+        import torch  # noqa: PLC0415 - whoever has a bench has it loaded
+
+        for name in self.touched:
+            spec = self.tuned.specs[name]
+            floats = as_floats(self.tuned.bits(name, 0, spec.size), spec.dtype).astype(np.float32)
+            with torch.no_grad():
+                self.run.parameters[name].data.view(-1).copy_(torch.from_numpy(floats))
+        self.touched.clear()
+
+    def _base_bits(self, name: str) -> Bits:
+        return self.base.bits(name, 0, self.base.specs[name].size)
+
+    def raw_change(self) -> float:
+        """Mean absolute change from what the fine-tuned model says, in its own unit."""
+        if self.expected.probabilities is not None:
+            return float(np.abs(_probabilities(self.run, self.scored) - self.expected.probabilities).mean())
+        return outputs.output_change(self.run, self.scored, self.expected.hidden)
+
+    @property
+    def score_name(self) -> str:
+        """What is minimised, in words."""
+        if self.labelled is not None:
+            return f"{self.labelled.metric} lost"
+        what = "last hidden states" if self.expected.probabilities is None else "class probabilities"
+        return f"mean change of the {what}, relative to leaving the delta out"
+
+    def change(self) -> float:
+        """The label-free score of what is on the model."""
+        return self.raw_change() / self.expected.unit
+
+    def score(self) -> Score:
+        """Everything measured of what is on the model. Raises SettingError where a number is not finite."""
+        change, metric = self.change(), None
+        loss = change
+        if self.labelled is not None:
+            error = self.labelled.error()
+            loss = error - self.expected.error
+            metric = self.shown(error)
+        agreement = None
+        if guarantee.counted(self.run):
+            now = guarantee.decisions(self.run, self.scored)
+            agreement = float((now == self.expected.scored).mean())
+        if not (math.isfinite(loss) and math.isfinite(change)):
+            raise SettingError("the score", f"is {loss} (output change {change})", fix="check the model and the texts")
+        return Score(loss=loss, change=change, metric=metric, agreement=agreement)
+
+    def shown(self, error: float) -> float:
+        """A metric as people know it, from the error that is minimised."""
+        return error if self.run.kind == "decoder" else -error
+
+    def guarantee(self, stored: Mapping[str, Pruned], divisors: Divisors) -> guarantee.Guarantee | None:
+        """What the held-out texts say of a delta; None for a model that decides nothing about a text as a whole."""
+        what = guarantee.counted(self.run)
+        if not what:
+            return None
+        self.clear()
+        expected = guarantee.decisions(self.run, self.held_out)
+        self.put(stored).set(divisors)
+        return guarantee.guarantee(guarantee.decisions(self.run, self.held_out), expected, counted=what)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What the fine-tuned model says: hidden states or class probabilities, targets, decisions, error; and the unit of
+    change."""
+
+    hidden: list[Any]
+    probabilities: F64 | None
+    targets: list[distil.Target]
+    scored: guarantee.Decisions
+    error: float
+    unit: float
+
+
+@contextmanager
+def bench(
+    base: Checkpoint,
+    tuned: Tuned,
+    plan: Plan,
+    stored: Mapping[str, Pruned],
+    evidence: Evidence,
+    *,
+    device: str = "cpu",
+) -> Iterator[Bench]:
+    """Load the fine-tuned model and run it on all texts; `stored` are pruned tensors, `plan` tells how all are paired.
+
+    Raises CheckpointError for a model that cannot be built, SettingError for texts that cannot be used and for a
+    fine-tuned model whose own numbers are not finite.
+    """
+    with runnable(tuned) as folder, loaded(folder, tuned.specs, device=device) as run:
+        texts = parts(run, evidence)
+        texts = replace(texts, fitted=texts.fitted[: _most_fitted(run, evidence.max_length)])
+        scored, fitted, held_out = (
+            batches(run, part, max_length=evidence.max_length) for part in (texts.scored, texts.fitted, texts.held_out)
+        )
+        given = texts.labelled
+        known = None if given is None else measured(run, given, max_length=evidence.max_length)
+        classifies = trained_classifier(run) and len(run.classes) > 1
+        decided = bool(guarantee.counted(run))
+        none = np.empty(0, np.int64)
+        expected = Expected(
+            hidden=[] if classifies else outputs.hidden_states(run, scored),
+            probabilities=_probabilities(run, scored) if classifies else None, targets=distil.targets(run, fitted),
+            scored=guarantee.decisions(run, scored) if decided else none,
+            error=known.error() if known else 0.0, unit=1.0,
+        )  # fmt: skip
+        made = Bench(
+            run=run, base=base, tuned=tuned, plan=plan, texts=texts, scored=scored, fitted=fitted, held_out=held_out,
+            expected=expected, labelled=known, touched=set(),
+        )  # fmt: skip
+        yield _united(made, stored)
+
+
+def _united(made: Bench, stored: Mapping[str, Pruned]) -> Bench:
+    """The bench whose unit of change is that of a delta of which nothing is kept."""
+    made.put(stored)
+    unit = made.raw_change()
+    made.clear()
+    if not math.isfinite(unit) or not math.isfinite(made.expected.error):
+        raise SettingError(str(made.run.folder), "gives numbers that are not finite", fix="check model and texts")
+    if unit <= 0:
+        raise SettingError(
+            str(made.run.folder), "says of these texts what its base says: there is nothing to select",
+            fix="give texts of the kind it was fine-tuned on",
+        )  # fmt: skip
+    return replace(made, expected=replace(made.expected, unit=unit))
+
+
+def _probabilities(run: Loaded, batches: Sequence[Batch]) -> F64:
+    """Of a classifier, `sample class`, in the order of the batches."""
+    order = [sample for batch in batches for sample in batch.samples]
+    logits = outputs.class_logits(run, batches)[order].astype(np.float64)
+    odds = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(odds / odds.sum(1, keepdims=True), np.float64)
+
+
+def _most_fitted(run: Loaded, max_length: int) -> int:
+    """Texts whose targets fit into memory: a language model says a vocabulary of numbers a token."""
+    if run.kind == "encoder":
+        return FITTED
+    return max(FEWEST, _LOGITS // (max_length * int(run.model.config.vocab_size)))

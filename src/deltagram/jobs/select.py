@@ -1,0 +1,185 @@
+"""Which delta to store: the paper's decision, then candidates measured within a budget, then a guarantee."""
+
+import math
+import shlex
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Final
+
+from deltagram.errors import SettingError
+from deltagram.jobs.bench import Bench, bench
+from deltagram.jobs.calibration import input_norms
+from deltagram.jobs.candidates import TABLE, Candidate, plan_text
+from deltagram.jobs.decision import decide, statistics
+from deltagram.jobs.evidence import Evidence
+from deltagram.jobs.tournament import Row, Tournament
+from deltagram.jobs.workshop import Workshop
+from deltagram.progress import SILENT, Progress
+from deltagram.records import Meter, Record
+from deltagram.store.adapter import open_tuned
+from deltagram.store.checkpoint import open_checkpoint
+from deltagram.store.staging import check_output, staged_file
+
+RATIOS: Final = (30, 100, 300)  # smaller than the model in bfloat16, without a budget or a bound
+_LADDER: Final = (10, 30, 100, 300, 1000)  # where a bound on the loss is looked for
+_AGREE: Final = 0.95  # of the choosing texts: what the recommendation of a sweep must reach
+_FINALISTS: Final = 3  # candidates that are measured at further budgets
+
+
+def select(
+    base: Path | str,
+    tuned: Path | str,
+    *,
+    calibration: Path | str | None = None,
+    labels: Path | str | None = None,
+    metric: str | None = None,
+    budget: int | None = None,
+    max_loss: float | None = None,
+    may_retrain: bool = False,
+    texts: int = 64,
+    max_length: int = 128,
+    out: Path | str | None = None,
+    plan_out: Path | str | None = None,
+    force: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: Progress = SILENT,
+) -> Record:
+    """Recommend a delta within `budget` bytes (or of a loss of at most `max_loss`), with reasons and a guarantee.
+
+    Masks, kept shares, codecs and divisors are measured on `calibration` texts or, by `metric`, on `labels`; the
+    second half of the texts is held out for the guarantee. Without a budget and a bound, 1/30, 1/100 and 1/300 of the
+    model in bfloat16 are tried. Nothing is written but `out` (the recommended delta) and `plan_out` (the plan that
+    makes it), if given. `numbers`: decision, table, recommended row with its command, plan and guarantee.
+
+    Raises SettingError for settings, texts and budgets that cannot be, CheckpointError, PlanError, OutputError.
+    """
+    meter = Meter.start()
+    base, tuned = Path(base), Path(tuned)
+    _check(budget, max_loss, seed)
+    evidence = Evidence(calibration=calibration, labels=labels, metric=metric, texts=texts, max_length=max_length)
+    for place, lone in ((out, False), (plan_out, True)):
+        if place is not None:
+            check_output(Path(place), force=force, inputs=(base, tuned), lone=lone)
+    source = open_checkpoint(base)
+    opened = source, open_tuned(tuned, source)
+    dense = 2 * sum(spec.size for spec in opened[1].specs.values())
+    with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch:
+        shop = Workshop(base=base, tuned=tuned, folder=Path(scratch), seed=seed)
+        first = shop.make(TABLE[0])
+        if not first.stored:
+            raise SettingError(str(tuned), "has nothing that could be pruned: every tensor is the base's or whole")
+        with bench(*opened, shop.plan, first.stored, evidence, device=device) as on:
+            if calibration is not None:
+                shop = replace(shop, norms=input_norms(opened[1], replace(evidence, texts=len(on.texts.scored))))
+            games = Tournament(on, shop, progress=progress)
+            rounds = _rounds(games, dense, budget=budget, max_loss=max_loss)
+            chosen = _chosen(rounds, max_loss)
+            told = _told(on, shop, chosen)
+            plain = next((row for row in rounds[-1] if row.candidate.plain), None)
+            drop = 1 - (plain.candidate.keep if plain else 0.01)
+            numbers_of = statistics(on, drop=drop)
+            kind = on.run.kind
+            unit = {"texts": len(on.texts.scored), "held_out": len(on.texts.held_out), "unit": on.expected.unit}
+        plan = plan_text(shop.plan, chosen.candidate, chosen.divisors)
+        if out is not None:
+            made = shop.make(chosen.candidate, chosen.divisors, out=Path(out), force=force)
+            told["delta_bytes"] = made.nbytes
+    if plan_out is not None:
+        with staged_file(Path(plan_out), force=force) as place:
+            place.write_text(plan, "utf-8")
+    given = {"calibration": calibration, "labels": labels}
+    files = {name: shlex.quote(str(file)) for name, file in given.items() if file is not None}
+    decision = decide(
+        numbers_of, may_retrain=may_retrain, labels=labels is not None, kind=kind, base=shlex.quote(str(base)),
+        tuned=shlex.quote(str(tuned)), files=files,
+    )  # fmt: skip
+    weighed = ["--calibration", str(calibration), "--texts", str(unit["texts"]), "--max-length", str(max_length)]
+    command = shlex.join([
+        "deltagram", "prune", str(base), str(tuned), str(out or "DELTA"), "--method", chosen.candidate.method,
+        "--values", chosen.candidate.values, "--keep", repr(chosen.candidate.keep),
+        "--plan", str(plan_out or "plan.yaml"), *(("--seed", str(seed)) if seed else ()),
+        *(weighed if chosen.candidate.weighed else ()),
+    ])  # fmt: skip
+    numbers: dict[str, Any] = {
+        **meter.numbers(), **unit, "dense_bytes": dense, "decision": decision.numbers(),
+        "statistics": asdict(numbers_of),
+        "score": on.score_name,
+        "table": [row.numbers(dense) for rows in rounds for row in rows],
+        "recommended": {**chosen.numbers(dense), **told, "command": command, "plan": plan},
+    }  # fmt: skip
+    settings = {
+        "base": str(base), "tuned": str(tuned), "budget": budget, "max_loss": max_loss, "may_retrain": may_retrain,
+        "calibration": str(calibration or ""), "labels": str(labels or ""), "metric": metric, "texts": texts,
+        "max_length": max_length, "out": str(out or ""), "plan_out": str(plan_out or ""),
+    }  # fmt: skip
+    return Record(job="select", settings=settings, seed=seed, numbers=numbers)
+
+
+def _check(budget: int | None, max_loss: float | None, seed: int) -> None:
+    if budget is not None and max_loss is not None:
+        raise SettingError("--budget and --max-loss", "contradict each other", fix="give one of them")
+    if budget is not None and budget < 1:
+        raise SettingError("--budget", f"is {budget}", expected="a positive number of bytes")
+    if max_loss is not None and not (math.isfinite(max_loss) and max_loss > 0):
+        raise SettingError("--max-loss", f"is {max_loss}", expected="a positive number")
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise SettingError("--seed", f"{seed} is too large", expected="a signed 64-bit integer")
+
+
+def _rounds(games: Tournament, dense: int, *, budget: int | None, max_loss: float | None) -> list[list[Row]]:
+    """Rows by budget, each the best first. With a bound: smaller and smaller budgets until it is not kept, then one
+    between the last two."""
+    if budget is not None:
+        return [games.at(budget)]
+    rounds: list[list[Row]] = []
+    table: Sequence[Candidate] = TABLE
+    sizes = [dense // ratio for ratio in (RATIOS if max_loss is None else _LADDER)]
+    for size in sizes:
+        try:
+            rounds.append(games.at(size, table=table))
+        except SettingError:
+            if not rounds:
+                raise
+            break
+        table = _narrowed(rounds[-1])
+        if max_loss is not None and rounds[-1][0].score.loss > max_loss:
+            break
+    if max_loss is None:
+        return rounds
+    if rounds[0][0].score.loss > max_loss:
+        raise SettingError(
+            "--max-loss", f"{max_loss} is not reached: at {sizes[0]:,} bytes the loss is {rounds[0][0].score.loss:.4g}",
+            fix="allow a larger loss, or prune with a larger --keep",
+        )  # fmt: skip
+    if rounds[-1][0].score.loss > max_loss:
+        middle = math.isqrt(sizes[len(rounds) - 2] * sizes[len(rounds) - 1])
+        rounds.append(games.at(middle, table=table))
+    return rounds
+
+
+def _narrowed(rows: Sequence[Row]) -> tuple[Candidate, ...]:
+    """Plain DARE, and the masks and codecs that did best: what a further budget measures."""
+    kinds = list(dict.fromkeys((row.candidate.method, row.candidate.values) for row in rows))
+    best = [Candidate(method=m, values=v) for m, v in kinds if (m, v) != ("random", "bf16")][:_FINALISTS]
+    return TABLE[0], *best
+
+
+def _chosen(rounds: Sequence[Sequence[Row]], max_loss: float | None) -> Row:
+    """The least bytes that keep to the bound or, without one, that agree on enough of the choosing texts."""
+    best = sorted((rows[0] for rows in rounds), key=lambda row: row.nbytes)
+    if max_loss is not None:
+        return next(row for row in best if row.score.loss <= max_loss)
+    return next((row for row in best if (row.score.agreement or 0) >= _AGREE), best[-1])
+
+
+def _told(on: Bench, shop: Workshop, chosen: Row) -> dict[str, Any]:
+    """The recommended delta made again from its plan and measured again: its guarantee, and the score it has."""
+    made = shop.make(chosen.candidate, chosen.divisors)
+    divisors = {name: float(tensor.divide_by) for name, tensor in made.stored.items()}
+    on.put(made.stored).set(divisors)
+    again = on.score()
+    found = on.guarantee(made.stored, divisors)
+    return {"score_again": again.loss, "guarantee": None if found is None else asdict(found)}
