@@ -27,7 +27,9 @@ Metric = Annotated[
     str | None,
     typer.Option(help="With --labels: accuracy, balanced-accuracy, f1 or matthews; perplexity for a language model."),
 ]
-Texts = Annotated[int, typer.Option(help="How many of the calibration texts are used.")]
+Texts = Annotated[
+    int | None, typer.Option(help="Calibration texts to look at: 64, or 512 where something is fitted to them.")
+]
 MaxLength = Annotated[int, typer.Option(help="Tokens of a text at most.")]
 Device = Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")]
 

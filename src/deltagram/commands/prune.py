@@ -51,7 +51,7 @@ def prune(
     calibration: Calibration = None,
     labels: Labels = None,
     metric: Metric = None,
-    texts: Texts = 64,
+    texts: Texts = None,
     max_length: MaxLength = 128,
     device: Device = "cpu",
     divide_by: Annotated[str, typer.Option(help=DIVIDE_BY)] = "dare",

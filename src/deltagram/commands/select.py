@@ -39,8 +39,12 @@ def select(
     may_retrain: Annotated[
         bool, typer.Option("--may-retrain", help="The model may be fine-tuned again, so that it prunes well.")
     ] = False,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Then fit the best candidate's values to the texts, if that measures better."),
+    ] = False,
     metric: Metric = None,
-    texts: Texts = 64,
+    texts: Texts = None,
     max_length: MaxLength = 128,
     out: Annotated[Path | None, typer.Option(help="Write the recommended delta there.")] = None,
     plan_out: Annotated[Path | None, typer.Option(help="Write the plan of the recommended delta there.")] = None,
@@ -56,7 +60,7 @@ def select(
         record = jobs.select(
             hub.locate(base), hub.locate(tuned), calibration=calibration, labels=labels, metric=metric,
             budget=None if budget is None else parse_bytes(budget), max_loss=max_loss, may_retrain=may_retrain,
-            texts=texts, max_length=max_length, out=out, plan_out=plan_out, force=force, seed=seed, device=device,
+            refit=refit, texts=texts, max_length=max_length, out=out, plan_out=plan_out, force=force, seed=seed, device=device,
             progress=bar,
         )  # fmt: skip
     emit(record, show_select, json=json)
@@ -101,6 +105,8 @@ def _recommend(chosen: "Mapping[str, Any]", settings: "Mapping[str, Any]") -> No
     page = show.out()
     found = chosen["guarantee"]
     page.print(f"Recommended: {show.size(chosen['bytes'])}, {chosen['ratio']:.0f}x smaller than the model in bfloat16.")
+    if chosen["refit"]:
+        page.print(f"Refitted values: score {chosen['score_again']:.4f} instead of {chosen['before_refit']:.4f}.")
     if found:
         page.print(
             f"It agrees with the fine-tuned model on at least {found['at_least']:.1%} of texts like these, "

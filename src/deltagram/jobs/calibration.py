@@ -26,7 +26,7 @@ def input_norms(tuned: Tuned, evidence: Evidence) -> dict[str, InputNorms]:
         raise SettingError("--calibration", "is missing", fix="give a file of texts")
     table = read_table(evidence.calibration, labelled=False)
     with runnable(tuned) as folder, loaded(folder, tuned.specs) as run:
-        tokens = batches(run, table.text[: evidence.texts], max_length=evidence.max_length)
+        tokens = batches(run, table.text[: evidence.searched], max_length=evidence.max_length)
         transposed = {name: flipped for name, (_, flipped) in linear_weights(run).items()}
         moments = input_moments(run, tokens)
     return {

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -12,24 +13,38 @@ from deltagram.training import outputs
 from deltagram.training.loaded import Batch, Loaded, batches
 from deltagram.training.metrics import METRICS, PERPLEXITY
 
+SEARCHED: Final = 64
+FITTED: Final = 512
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """The texts a search may look at, and how.
 
-    `calibration` and `labels` are files, folders or Hub ids (`data.tables`); `texts` is how many of the former a search
-    uses. For a language model `labels` are texts, and the metric is their `perplexity`.
+    `calibration` and `labels` are files, folders or Hub ids (`data.tables`); `texts` is how many of the former are
+    looked at: `SEARCHED` unless given, or `FITTED` where something is fitted to them. For a language model `labels`
+    are texts, and the metric is their `perplexity`.
     """
 
     calibration: Path | str | None = None
     labels: Path | str | None = None
     metric: str | None = None
-    texts: int = 64
+    texts: int | None = None
     max_length: int = 128
+
+    @property
+    def searched(self) -> int:
+        """Texts that searches and statistics look at."""
+        return self.texts or SEARCHED
+
+    @property
+    def fitted(self) -> int:
+        """Texts that something is fitted to by gradient."""
+        return self.texts or FITTED
 
     def __post_init__(self) -> None:
         for name, value in (("--texts", self.texts), ("--max-length", self.max_length)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise SettingError(name, f"is {value}", expected="a positive number")
         if self.metric is not None and self.metric not in (*METRICS, PERPLEXITY):
             raise SettingError("--metric", f"{self.metric!r} is unknown", expected=" or ".join((*METRICS, PERPLEXITY)))
@@ -40,7 +55,7 @@ def calibration_batches(run: Loaded, evidence: Evidence, *, most: int | None = N
     if evidence.calibration is None:
         raise SettingError("--calibration", "is missing", fix="give a file of texts")
     table = read_table(evidence.calibration, labelled=False)
-    return batches(run, table.text[: most or evidence.texts], max_length=evidence.max_length)
+    return batches(run, table.text[: most or evidence.searched], max_length=evidence.max_length)
 
 
 @dataclass(frozen=True, kw_only=True)

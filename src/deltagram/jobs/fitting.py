@@ -10,7 +10,7 @@ import numpy as np
 from deltagram.arrays import F32, F64
 from deltagram.errors import SettingError
 from deltagram.jobs.evidence import Evidence, calibration_batches
-from deltagram.jobs.search import DISTIL_TEXTS, RULES, check_rule, narrowest, search
+from deltagram.jobs.search import RULES, check_rule, narrowest, search
 from deltagram.jobs.variant import Variant, variant
 from deltagram.progress import Progress
 from deltagram.store import scales
@@ -73,7 +73,7 @@ def _refit(
     live: Variant, evidence: Evidence, progress: Progress
 ) -> tuple[dict[str, F32], Mapping[str, F64], dict[str, Any]]:
     """Kept values fitted to the fine-tuned model's outputs, from the best single divisor, which stays."""
-    made = calibration_batches(live.run, evidence, most=max(evidence.texts, DISTIL_TEXTS))
+    made = calibration_batches(live.run, evidence, most=evidence.fitted)
     expected = distil.targets(live.run, made)
     begin = search(live, "output", evidence, progress=progress)
     trial, losses = live.trial(), []

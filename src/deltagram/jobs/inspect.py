@@ -26,7 +26,7 @@ def inspect(
     calibration: Path | str | None = None,
     base: Path | str | None = None,
     tuned: Path | str | None = None,
-    texts: int = 64,
+    texts: int | None = None,
     max_length: int = 128,
     device: str = "cpu",
     progress: Progress = SILENT,

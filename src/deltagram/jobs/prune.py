@@ -39,7 +39,7 @@ def prune(
     calibration: Path | str | Norms | None = None,
     labels: Path | str | None = None,
     metric: str | None = None,
-    texts: int = 64,
+    texts: int | None = None,
     max_length: int = 128,
     device: str = "cpu",
     adapter: str = "product",

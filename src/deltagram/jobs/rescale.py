@@ -31,7 +31,7 @@ def rescale(
     calibration: Path | str | None = None,
     labels: Path | str | None = None,
     metric: str | None = None,
-    texts: int = 64,
+    texts: int | None = None,
     max_length: int = 128,
     row_dtype: scales.RowDtype = "F32",
     device: str = "cpu",

@@ -26,7 +26,6 @@ MOST: Final = 30  # values of the knob that a search tries
 _RATIOS: Final = np.geomspace(1, 32, 14)  # of DARE's divisor, for random masks
 _RATIOS_BOTH: Final = np.geomspace(0.25, 4, 13)  # of 1, for chosen entries, and of fitted divisors
 _SHARES: Final = np.concatenate([[0.0], np.geomspace(0.004, 2, 13)])  # tau
-DISTIL_TEXTS: Final = 512
 _DISTIL_STEPS: Final = 80
 
 
@@ -184,7 +183,7 @@ def _distilled(
     variant: Variant, rule: str, evidence: Evidence, start: Mapping[str, F64] | None, progress: Progress
 ) -> Found:
     """The best single factor first, then gradients from there; fewer texts are gone through more often."""
-    made = calibration_batches(variant.run, evidence, most=max(evidence.texts, DISTIL_TEXTS))
+    made = calibration_batches(variant.run, evidence, most=evidence.fitted)
     expected = distil.targets(variant.run, made)
     begin = _swept(variant, "output", _by_output(variant, evidence), _one(variant, start), progress)
     trial = variant.trial()

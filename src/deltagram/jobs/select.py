@@ -38,7 +38,8 @@ def select(
     budget: int | None = None,
     max_loss: float | None = None,
     may_retrain: bool = False,
-    texts: int = 64,
+    refit: bool = False,
+    texts: int | None = None,
     max_length: int = 128,
     out: Path | str | None = None,
     plan_out: Path | str | None = None,
@@ -51,7 +52,9 @@ def select(
 
     Masks, kept shares, codecs and divisors are measured on `calibration` texts or, by `metric`, on `labels`; the
     second half of the texts is held out for the guarantee. Without a budget and a bound, 1/30, 1/100 and 1/300 of the
-    model in bfloat16 are tried. Nothing is written but `out` (the recommended delta) and `plan_out` (the plan that
+    model in bfloat16 are tried. With `refit` the values of the best candidate are then fitted to the calibration texts
+    before those held out (`prune --refit`), and kept so if that measures better. Nothing is written but `out` (the
+    recommended delta) and `plan_out` (the plan that
     makes it), if given. `numbers`: decision, table, recommended row with its command, plan and guarantee.
 
     Raises SettingError for settings, texts and budgets that cannot be, CheckpointError, PlanError, OutputError.
@@ -59,6 +62,8 @@ def select(
     meter = Meter.start()
     base, tuned = Path(base), Path(tuned)
     _check(budget, max_loss, seed)
+    if refit and calibration is None:
+        raise SettingError("--refit", "needs texts", fix="give them with --calibration FILE")
     evidence = Evidence(calibration=calibration, labels=labels, metric=metric, texts=texts, max_length=max_length)
     for place, lone in ((out, False), (plan_out, True)):
         if place is not None:
@@ -67,7 +72,9 @@ def select(
     opened = source, open_tuned(tuned, source)
     dense = 2 * sum(spec.size for spec in opened[1].specs.values())
     with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch:
-        shop = Workshop(base=base, tuned=tuned, folder=Path(scratch), seed=seed)
+        shop = Workshop(
+            base=base, tuned=tuned, folder=Path(scratch), seed=seed, device=device, progress=progress
+        )  # fmt: skip
         first = shop.make(TABLE[0])
         if not first.stored:
             raise SettingError(str(tuned), "has nothing that could be pruned: every tensor is the base's or whole")
@@ -78,6 +85,11 @@ def select(
             rounds = _rounds(games, dense, budget=budget, max_loss=max_loss)
             chosen = _chosen(rounds, max_loss)
             told = _told(on, shop, chosen)
+            fit = replace(evidence, texts=on.texts.leading) if refit else None
+            if fit is not None:
+                fitted = _told(on, shop, chosen, fit)
+                better = fitted["score_again"] <= told["score_again"]
+                told, fit = (fitted | {"before_refit": told["score_again"]}, fit) if better else (told, None)
             plain = next((row for row in rounds[-1] if row.candidate.plain), None)
             drop = 1 - (plain.candidate.keep if plain else 0.01)
             numbers_of = statistics(on, drop=drop)
@@ -85,7 +97,7 @@ def select(
             unit = {"texts": len(on.texts.scored), "held_out": len(on.texts.held_out), "unit": on.expected.unit}
         plan = plan_text(shop.plan, chosen.candidate, chosen.divisors)
         if out is not None:
-            made = shop.make(chosen.candidate, chosen.divisors, out=Path(out), force=force)
+            made = shop.make(chosen.candidate, chosen.divisors, out=Path(out), force=force, refit=fit)
             told["delta_bytes"] = made.nbytes
     if plan_out is not None:
         with staged_file(Path(plan_out), force=force) as place:
@@ -96,12 +108,14 @@ def select(
         numbers_of, may_retrain=may_retrain, labels=labels is not None, kind=kind, base=shlex.quote(str(base)),
         tuned=shlex.quote(str(tuned)), files=files,
     )  # fmt: skip
-    weighed = ["--calibration", str(calibration), "--texts", str(unit["texts"]), "--max-length", str(max_length)]
+    reads = fit is not None or chosen.candidate.weighed
+    looked = unit["texts"] if fit is None else fit.texts
+    weighed = ["--calibration", str(calibration), "--texts", str(looked), "--max-length", str(max_length)]
     command = shlex.join([
         "deltagram", "prune", str(base), str(tuned), str(out or "DELTA"), "--method", chosen.candidate.method,
         "--values", chosen.candidate.values, "--keep", repr(chosen.candidate.keep),
         "--plan", str(plan_out or "plan.yaml"), *(("--seed", str(seed)) if seed else ()),
-        *(weighed if chosen.candidate.weighed else ()),
+        *(("--refit",) if fit is not None else ()), *(weighed if reads else ()),
     ])  # fmt: skip
     numbers: dict[str, Any] = {
         **meter.numbers(), **unit, "dense_bytes": dense, "decision": decision.numbers(),
@@ -112,6 +126,7 @@ def select(
     }  # fmt: skip
     settings = {
         "base": str(base), "tuned": str(tuned), "budget": budget, "max_loss": max_loss, "may_retrain": may_retrain,
+        "refit": refit,
         "calibration": str(calibration or ""), "labels": str(labels or ""), "metric": metric, "texts": texts,
         "max_length": max_length, "out": str(out or ""), "plan_out": str(plan_out or ""),
     }  # fmt: skip
@@ -175,11 +190,14 @@ def _chosen(rounds: Sequence[Sequence[Row]], max_loss: float | None) -> Row:
     return next((row for row in best if (row.score.agreement or 0) >= _AGREE), best[-1])
 
 
-def _told(on: Bench, shop: Workshop, chosen: Row) -> dict[str, Any]:
+def _told(on: Bench, shop: Workshop, chosen: Row, refit: Evidence | None = None) -> dict[str, Any]:
     """The recommended delta made again from its plan and measured again: its guarantee, and the score it has."""
-    made = shop.make(chosen.candidate, chosen.divisors)
+    made = shop.make(chosen.candidate, chosen.divisors, refit=refit)
     divisors = {name: float(tensor.divide_by) for name, tensor in made.stored.items()}
     on.put(made.stored).set(divisors)
     again = on.score()
     found = on.guarantee(made.stored, divisors)
-    return {"score_again": again.loss, "guarantee": None if found is None else asdict(found)}
+    return {
+        "score_again": again.loss, "agreement_again": again.agreement, "refit": refit is not None,
+        "guarantee": None if found is None else asdict(found),
+    }  # fmt: skip

@@ -18,13 +18,15 @@ class Parts:
     """Texts by what they are for.
 
     `scored` compare candidates (by output change), `fitted` are what scales are distilled on (others, where there are
-    enough), `labelled` compare candidates by a metric; `held_out` are none of these.
+    enough), `labelled` compare candidates by a metric; `held_out` are none of these;
+    `leading` is how many texts the file begins with before the first of them.
     """
 
     scored: tuple[str, ...]
     fitted: tuple[str, ...]
     labelled: LabelledTexts | None
     held_out: tuple[str, ...]
+    leading: int
 
 
 def parts(run: Loaded, evidence: Evidence) -> Parts:
@@ -60,12 +62,13 @@ def parts(run: Loaded, evidence: Evidence) -> Parts:
         raise SettingError(source, "has no text that is not in the labelled file too", fix="add other texts")
     if known is not None and len(known.text) > LABELLED:
         known = _only(known, frozenset(known.text[:: -(-len(known.text) // LABELLED)]))
-    scored, rest = choosing[: evidence.texts], choosing[evidence.texts :]
+    scored, rest = choosing[: evidence.searched], choosing[evidence.searched :]
     return Parts(
         scored=scored,
         fitted=(rest if len(rest) >= len(scored) else choosing)[:FITTED],
         labelled=known,
         held_out=held_out[:HELD_OUT],
+        leading=texts.index(held_out[0]),
     )
 
 

@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from deltagram.delta.plan import Plan
 from deltagram.delta.stored import Pruned
 from deltagram.errors import SettingError
 from deltagram.jobs.calibration import Norms
 from deltagram.jobs.candidates import LEAST, Candidate, plan_text
+from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.planning import plan_for
 from deltagram.jobs.prune import prune
+from deltagram.progress import SILENT, Progress
 from deltagram.store.adapter import open_tuned
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.deltafile import Delta, open_delta
@@ -45,6 +47,8 @@ class Workshop:
     folder: Path
     seed: int
     norms: Norms | None = None
+    device: str = "cpu"
+    progress: Progress = SILENT
 
     @cached_property
     def plan(self) -> Plan:
@@ -55,18 +59,33 @@ class Workshop:
             divide_by="dare", values=None, pack=True, columns=None, rules=None, whole=(), rename=(),
         )  # fmt: skip
 
-    def make(self, candidate: Candidate, divisors: Mapping[str, float] | None = None, *, out: Path | None = None,
-             force: bool = True) -> Made:  # fmt: skip
-        """Prune by a candidate, as the command line would."""
+    def make(
+        self,
+        candidate: Candidate,
+        divisors: Mapping[str, float] | None = None,
+        *,
+        out: Path | None = None,
+        force: bool = True,
+        refit: Evidence | None = None,
+    ) -> Made:
+        """Prune by a candidate, as the command line would; with `refit` its values are fitted to those texts."""
         rules = self.folder / "plan.yaml"
         rules.write_text(plan_text(self.plan, candidate, divisors or {}), "utf-8")
         place = out or self.folder / "delta"
         record = prune(
             self.base, self.tuned, place, keep=candidate.keep, method=candidate.method, values=candidate.values,
-            plan=rules, seed=self.seed, force=force, calibration=self.norms if candidate.weighed else None,
+            plan=rules, seed=self.seed, force=force, **self._texts(candidate, refit),
         )  # fmt: skip
         reserve = NAME_BYTES if out is None else 0
         return Made(candidate=candidate, delta=open_delta(place), nbytes=record.numbers["delta_bytes"] + reserve)
+
+    def _texts(self, candidate: Candidate, refit: Evidence | None) -> dict[str, Any]:
+        if refit is None:
+            return {"calibration": self.norms if candidate.weighed else None}
+        return {
+            "refit": True, "calibration": refit.calibration, "texts": refit.texts, "max_length": refit.max_length,
+            "device": self.device, "progress": self.progress,
+        }  # fmt: skip
 
     def floor(self, candidate: Candidate) -> int:
         """Bytes of its delta that keeps next to nothing."""
