@@ -1,0 +1,176 @@
+"""Where a paper is reproduced: a folder of models and notes, data, and how much may be spent."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from deltagram.data.packages import TextClassification, Texts, minilm
+from deltagram.jobs.evidence import Evidence
+from deltagram.jobs.once import digest, once
+from deltagram.papers.notes import Notes
+from deltagram.papers.scoring import Classes
+from deltagram.papers.stage import Sources, Stage, stage
+from deltagram.papers.tasks import BATCH_SIZE, LARGE, LARGE_PACKAGED, Task, every_class, some
+from deltagram.progress import SILENT, Progress
+from deltagram.store.staging import staged, staged_file
+from deltagram.training.classifier import fine_tune
+
+Train = Callable[[Path, Path], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much is spent: seeds of fine-tuning, masks of each, texts of a test (None: all), with labels, of a search."""
+
+    name: str
+    seeds: tuple[int, ...]
+    masks: tuple[int, ...]
+    test: int | None
+    labels: int
+    texts: int = 64
+
+
+FAST: Final = Scale(name="fast", seeds=(0,), masks=(0, 1), test=600, labels=128, texts=32)
+FULL: Final = Scale(name="full", seeds=(0, 1, 2), masks=(0, 1, 2, 3), test=None, labels=256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A fine-tuned model, the task it was tuned on, and the texts set aside."""
+
+    name: str
+    folder: Path
+    task: Task
+    data: TextClassification
+    held: Texts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Everything a claim's check works with.
+
+    `releases` is the folder of data that no package carries, or None; `large` the encoder task of large deltas,
+    which is the packaged one without that folder.
+    """
+
+    folder: Path
+    scale: Scale
+    releases: Path | None = None
+    encoder: Callable[[], Path] = minilm
+    task: Task | None = None
+    progress: Progress = SILENT
+    _read: dict[Task, tuple[TextClassification, Texts]] = field(default_factory=dict, repr=False)
+
+    @property
+    def large(self) -> Task:
+        """The encoder task that claims are tried on."""
+        return self.task or (LARGE_PACKAGED if self.releases is None else LARGE)
+
+    @cached_property
+    def notes(self) -> Notes:
+        """What was measured already."""
+        return Notes(self.folder / "notes")
+
+    def data(self, task: Task) -> tuple[TextClassification, Texts]:
+        """A task's texts, and those set aside; read once."""
+        plain = replace(task, learning_rate=0.0, epochs=0)
+        if plain not in self._read:
+            self._read[plain] = task.read(self.releases)
+        return self._read[plain]
+
+    def tuned(self, task: Task, *, seed: int = 0, name: str | None = None) -> Variant:
+        """The plain fine-tune (AdamW without decay) of the encoder, made once."""
+        settings = training_settings(task, seed=seed)
+        data, _ = self.data(task)
+
+        def train(base: Path, out: Path) -> Mapping[str, Any]:
+            texts = {"train": len(data.train), "test": len(data.test), "classes": len(data.classes)}
+            return texts | fine_tune(base, data, out, **settings, progress=self.progress)
+
+        default = f"{task.name}-lr{task.learning_rate:g}-seed{seed}"
+        return self.trained(task, train, name=name or default, settings=settings)
+
+    def trained(self, task: Task, train: Train, *, name: str, settings: Mapping[str, Any]) -> Variant:
+        """A fine-tune of the encoder by `train(base, out)`, made once from these settings."""
+        data, held = self.data(task)
+        base, folder = self.encoder(), self.folder / name
+
+        def work() -> Mapping[str, Any]:
+            self.progress.say(f"{name}: fine-tuning on {len(data.train):,} texts")
+            with staged(folder, force=True, inputs=(base,)) as out:
+                return train(base, out)
+
+        made_from = {"base": digest(base), "texts": texts_digest(data.train), "settings": dict(settings)}
+        once(folder, work, made_from=made_from, progress=self.progress)
+        return Variant(name=name, folder=folder, task=task, data=data, held=held)
+
+    def evidence(self, variant: Variant) -> tuple[Evidence, str]:
+        """Files with the texts set aside, for calibration and, with labels, for choices; and their digest."""
+        classes = variant.data.classes
+        labelled = every_class(variant.held, most=self.scale.labels, classes=len(classes))
+        files = {
+            "calibration": [{"text": text} for text in variant.held.text],
+            "labels": [
+                {"text": text, "label": classes[label]}
+                for text, label in zip(labelled.text, labelled.label, strict=True)
+            ],
+        }
+        paths = {part: self.folder / f"{variant.task.name}-{part}.jsonl" for part in files}
+        for part, rows in files.items():
+            write_lines(paths[part], rows)
+        evidence = Evidence(
+            calibration=paths["calibration"], labels=paths["labels"], metric=variant.task.metric,
+            texts=self.scale.texts, max_length=variant.task.max_length,
+        )  # fmt: skip
+        return evidence, texts_digest(variant.held) + texts_digest(labelled)
+
+    def test(self, variant: Variant) -> Classes:
+        """The test of a variant."""
+        texts = some(variant.data.test, most=self.scale.test, name=variant.data.name)
+        return Classes(
+            texts=texts, digest=texts_digest(texts), classes=variant.data.classes, metric=variant.task.metric,
+            max_length=variant.task.max_length,
+        )  # fmt: skip
+
+    @contextmanager
+    def stage(self, variant: Variant) -> Iterator[Stage]:
+        """The variant, to put deltas on."""
+        evidence, told = self.evidence(variant)
+        sources = Sources(
+            base=self.encoder(), tuned=variant.folder, scorer=self.test(variant), evidence=evidence,
+            evidence_digest=told,
+        )  # fmt: skip
+        with stage(sources, self.notes, progress=self.progress) as made:
+            yield made
+
+    def least(self, variant: Variant) -> float:
+        """The score of the most common class."""
+        return self.test(variant).majority(variant.data.train)
+
+
+def training_settings(task: Task, *, seed: int) -> dict[str, Any]:
+    """What `fine_tune` is told."""
+    return {
+        "epochs": task.epochs,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": task.learning_rate,
+        "max_length": task.max_length,
+        "seed": seed,
+    }
+
+
+def texts_digest(texts: Texts) -> str:
+    """blake3 of texts and labels."""
+    return blake3(repr(texts).encode()).hexdigest()
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """JSON lines, written atomically."""
+    with staged_file(path, force=True) as place:
+        place.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
