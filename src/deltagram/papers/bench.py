@@ -1,8 +1,7 @@
 """Where a paper is reproduced: a folder of models and notes, data, and how much may be spent."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,23 +9,27 @@ from typing import Any, Final
 
 from blake3 import blake3
 
-from deltagram.data.packages import TextClassification, Texts, minilm
+from deltagram.data.packages import TextClassification, Texts, minilm, smollm2
 from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.once import digest, once
 from deltagram.papers.notes import Notes
 from deltagram.papers.scoring import Classes
-from deltagram.papers.stage import Sources, Stage, stage
+from deltagram.papers.stage import Sources
 from deltagram.papers.tasks import BATCH_SIZE, LARGE, LARGE_PACKAGED, Task, every_class, some
 from deltagram.progress import SILENT, Progress
 from deltagram.store.staging import staged, staged_file
 from deltagram.training.classifier import fine_tune
+from deltagram.training.gguf import dequantise
 
 Train = Callable[[Path, Path], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much is spent: seeds of fine-tuning, masks of each, texts of a test (None: all), with labels, of a search."""
+    """How much is spent: seeds of fine-tuning, masks of each, texts of a test (None: all), with labels, of a search.
+
+    `prompts` (None: all) a language model is tested on, `chosen_on` are those its q is chosen on.
+    """
 
     name: str
     seeds: tuple[int, ...]
@@ -34,9 +37,11 @@ class Scale:
     test: int | None
     labels: int
     texts: int = 64
+    prompts: int | None = None
+    chosen_on: int = 128
 
 
-FAST: Final = Scale(name="fast", seeds=(0,), masks=(0, 1), test=600, labels=128, texts=32)
+FAST: Final = Scale(name="fast", seeds=(0,), masks=(0, 1), test=600, labels=128, texts=32, prompts=200, chosen_on=64)
 FULL: Final = Scale(name="full", seeds=(0, 1, 2), masks=(0, 1, 2, 3), test=None, labels=256)
 
 
@@ -45,6 +50,7 @@ class Variant:
     """A fine-tuned model, the task it was tuned on, and the texts set aside."""
 
     name: str
+    base: Path
     folder: Path
     task: Task
     data: TextClassification
@@ -55,21 +61,22 @@ class Variant:
 class Bench:
     """Everything a claim's check works with.
 
-    `releases` is the folder of data that no package carries, or None; `large` the encoder task of large deltas,
-    which is the packaged one without that folder.
+    `releases` is the folder of data that no package carries, or None. Unless given, `encoder`, `decoder` (a causal
+    language model) and `task` are those of the reproduction.
     """
 
     folder: Path
     scale: Scale
     releases: Path | None = None
     encoder: Callable[[], Path] = minilm
+    decoder: Callable[[], Path] | None = None
     task: Task | None = None
     progress: Progress = SILENT
     _read: dict[Task, tuple[TextClassification, Texts]] = field(default_factory=dict, repr=False)
 
     @property
     def large(self) -> Task:
-        """The encoder task that claims are tried on."""
+        """The task of large deltas that claims are tried on; without a folder of releases, a packaged one."""
         return self.task or (LARGE_PACKAGED if self.releases is None else LARGE)
 
     @cached_property
@@ -96,10 +103,12 @@ class Bench:
         default = f"{task.name}-lr{task.learning_rate:g}-seed{seed}"
         return self.trained(task, train, name=name or default, settings=settings)
 
-    def trained(self, task: Task, train: Train, *, name: str, settings: Mapping[str, Any]) -> Variant:
-        """A fine-tune of the encoder by `train(base, out)`, made once from these settings."""
+    def trained(
+        self, task: Task, train: Train, *, name: str, settings: Mapping[str, Any], base: Path | None = None
+    ) -> Variant:
+        """A fine-tune of `base` (the encoder) by `train(base, out)`, made once from these settings."""
         data, held = self.data(task)
-        base, folder = self.encoder(), self.folder / name
+        base, folder = base or self.encoder(), self.folder / name
 
         def work() -> Mapping[str, Any]:
             self.progress.say(f"{name}: fine-tuning on {len(data.train):,} texts")
@@ -108,7 +117,22 @@ class Bench:
 
         made_from = {"base": digest(base), "texts": texts_digest(data.train), "settings": dict(settings)}
         once(folder, work, made_from=made_from, progress=self.progress)
-        return Variant(name=name, folder=folder, task=task, data=data, held=held)
+        return Variant(name=name, base=base, folder=folder, task=task, data=data, held=held)
+
+    def language_model(self) -> Path:
+        """A causal language model's checkpoint folder: SmolLM2, dequantised once. ExtraError without its package."""
+        if self.decoder is not None:
+            return self.decoder()
+        source, folder = smollm2(), self.folder / "smollm2"
+
+        def work() -> Mapping[str, Any]:
+            self.progress.say(f"{folder}: dequantising {source.name}")
+            with staged(folder, force=True, inputs=(source,)) as out:
+                dequantise(source, out)
+            return {}
+
+        once(folder, work, made_from={"source": source.name, "bytes": source.stat().st_size}, progress=self.progress)
+        return folder
 
     def evidence(self, variant: Variant) -> tuple[Evidence, str]:
         """Files with the texts set aside, for calibration and, with labels, for choices; and their digest."""
@@ -138,20 +162,13 @@ class Bench:
             max_length=variant.task.max_length,
         )  # fmt: skip
 
-    @contextmanager
-    def stage(self, variant: Variant) -> Iterator[Stage]:
-        """The variant, to put deltas on."""
+    def sources(self, variant: Variant) -> Sources:
+        """What a stage of a text classifier works with."""
         evidence, told = self.evidence(variant)
-        sources = Sources(
-            base=self.encoder(), tuned=variant.folder, scorer=self.test(variant), evidence=evidence,
+        return Sources(
+            base=variant.base, tuned=variant.folder, scorer=self.test(variant), evidence=evidence,
             evidence_digest=told,
         )  # fmt: skip
-        with stage(sources, self.notes, progress=self.progress) as made:
-            yield made
-
-    def least(self, variant: Variant) -> float:
-        """The score of the most common class."""
-        return self.test(variant).majority(variant.data.train)
 
 
 def training_settings(task: Task, *, seed: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Final
 
 from deltagram.papers.bench import Bench
 from deltagram.papers.claims import Claim
+from deltagram.papers.darex_decoder import decoder_gain
 from deltagram.papers.darex_dropping import dropping, fixed_mask, growing
 from deltagram.papers.darex_rescaling import encoder_gain, importance, structural
 from deltagram.papers.darex_theory import mean_and_variance
@@ -16,6 +17,7 @@ CHECKS: Final[Mapping[str, Callable[[Bench, Claim], Checked]]] = {
     "D3": fixed_mask,
     "D4": mean_and_variance,
     "D5": encoder_gain,
+    "D6": decoder_gain,
     "D9": structural,
     "D10": importance,
 }

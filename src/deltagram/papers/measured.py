@@ -9,7 +9,7 @@ import numpy as np
 from deltagram.papers.bench import Bench, Variant
 from deltagram.papers.cells import Cell, Outcome, Stored
 from deltagram.papers.scoring import share
-from deltagram.papers.stage import Stage
+from deltagram.papers.stage import Sources, Stage, stage
 
 Numbers = dict[str, float]
 
@@ -34,6 +34,17 @@ class Gain:
     top: float
     rows: list[dict[str, Any]]
     name: str
+
+    @classmethod
+    def between(cls, made: Stage, bench: Bench, variant: Variant) -> "Gain":
+        """Its two ends, measured."""
+        scorer = made.sources.scorer
+        top, base, least = made.tuned().score, made.floor().score, scorer.least(variant.data.train)
+        rows: list[dict[str, Any]] = [
+            {"variant": variant.name, "method": name, "score": score}
+            for name, score in (("fine-tuned", top), ("base, tuned head", base), ("most common class", least))
+        ]
+        return cls(stage=made, masks=bench.scale.masks, floor=max(base, least), top=top, rows=rows, name=variant.name)
 
     def outcomes(
         self, stored: Stored, divide_by: str | float = "dare", *, masks: Sequence[int] | None = None
@@ -71,14 +82,16 @@ def _drawn(stored: Stored) -> bool:
 
 def on_variant(bench: Bench, variant: Variant, work: Callable[[Gain], Numbers]) -> tuple[Numbers, list[dict[str, Any]]]:
     """Numbers of one variant, and the rows of all its cells, its two ends first."""
-    with bench.stage(variant) as stage:
-        top, base, least = stage.tuned().score, stage.floor().score, bench.least(variant)
-        rows: list[dict[str, Any]] = [
-            {"variant": variant.name, "method": name, "score": score}
-            for name, score in (("fine-tuned", top), ("base, tuned head", base), ("most common class", least))
-        ]
-        gain = Gain(stage=stage, masks=bench.scale.masks, floor=max(base, least), top=top, rows=rows, name=variant.name)
-        return work(gain), rows
+    return with_ends(bench.sources(variant), bench, variant, work)
+
+
+def with_ends(
+    sources: Sources, bench: Bench, variant: Variant, work: Callable[[Gain], Numbers]
+) -> tuple[Numbers, list[dict[str, Any]]]:
+    """The same with another test or other evidence."""
+    with stage(sources, bench.notes, progress=bench.progress) as made:
+        gain = Gain.between(made, bench, variant)
+        return work(gain), gain.rows
 
 
 def over_seeds(bench: Bench, work: Callable[[int], tuple[Numbers, list[dict[str, Any]]]], **settings: Any) -> Checked:

@@ -1,5 +1,6 @@
 """How good a model is on test texts, text by text, so that two models can be compared on the same ones."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -30,6 +31,9 @@ class Scorer(Protocol):
     def score(self, values: F64, chosen: I64 | None = None) -> float:
         """One number, the higher the better, of all texts or of the `chosen` ones (which may repeat)."""
 
+    def least(self, train: Texts) -> float:
+        """The score without any model: of the most common class in `train`, or minus infinity."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
@@ -59,10 +63,9 @@ class Classes:
         label = np.asarray(self.texts.label)[index]
         return METRICS[self.metric](confusion(found, label, classes=len(self.classes)))
 
-    def majority(self, train: Texts) -> float:
+    def least(self, train: Texts) -> float:
         """The metric of always answering the class that is most common in `train`."""
-        commonest = int(np.argmax(np.bincount(train.label, minlength=len(self.classes))))
-        return self.score(np.full(len(self.texts), commonest, np.float64))
+        return self.score(np.full(len(self.texts), _commonest(train), np.float64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,10 @@ class Answers:
         right = values == np.asarray(self.label)
         return float(np.mean(right if chosen is None else right[chosen]))
 
+    def least(self, train: Texts) -> float:
+        """The share of the class that is most common in `train`."""
+        return self.score(np.full(len(self.label), _commonest(train), np.float64))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
@@ -122,6 +129,14 @@ class Likelihood:
     def score(self, values: F64, chosen: I64 | None = None) -> float:
         """Minus the mean: exp of its negative is the perplexity."""
         return -float(np.mean(values if chosen is None else values[chosen]))
+
+    def least(self, train: Texts) -> float:  # noqa: ARG002 - the interface of a scorer
+        """There is no trivial text."""
+        return -math.inf
+
+
+def _commonest(train: Texts) -> int:
+    return int(np.argmax(np.bincount(train.label)))
 
 
 def _lengths(batch: Batch) -> I64:
