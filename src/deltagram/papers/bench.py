@@ -40,6 +40,11 @@ class Scale:
     prompts: int | None = None
     chosen_on: int = 128
 
+    @property
+    def full(self) -> bool:
+        """Whether sweeps that only tell a trend are run."""
+        return self.name == "full"
+
 
 FAST: Final = Scale(name="fast", seeds=(0,), masks=(0, 1), test=600, labels=128, texts=32, prompts=200, chosen_on=64)
 FULL: Final = Scale(name="full", seeds=(0, 1, 2), masks=(0, 1, 2, 3), test=None, labels=256)
@@ -96,9 +101,10 @@ class Bench:
         settings = training_settings(task, seed=seed)
         data, _ = self.data(task)
 
-        def train(base: Path, out: Path) -> Mapping[str, Any]:
+        def train(base: Path, folder: Path) -> Mapping[str, Any]:
             texts = {"train": len(data.train), "test": len(data.test), "classes": len(data.classes)}
-            return texts | fine_tune(base, data, out, **settings, progress=self.progress)
+            with staged(folder, force=True, inputs=(base,)) as out:
+                return texts | fine_tune(base, data, out, **settings, progress=self.progress)
 
         default = f"{task.name}-lr{task.learning_rate:g}-seed{seed}"
         return self.trained(task, train, name=name or default, settings=settings)
@@ -106,14 +112,13 @@ class Bench:
     def trained(
         self, task: Task, train: Train, *, name: str, settings: Mapping[str, Any], base: Path | None = None
     ) -> Variant:
-        """A fine-tune of `base` (the encoder) by `train(base, out)`, made once from these settings."""
+        """A fine-tune of `base` (the encoder), which `train(base, folder)` writes once from these settings."""
         data, held = self.data(task)
         base, folder = base or self.encoder(), self.folder / name
 
         def work() -> Mapping[str, Any]:
             self.progress.say(f"{name}: fine-tuning on {len(data.train):,} texts")
-            with staged(folder, force=True, inputs=(base,)) as out:
-                return train(base, out)
+            return train(base, folder)
 
         made_from = {"base": digest(base), "texts": texts_digest(data.train), "settings": dict(settings)}
         once(folder, work, made_from=made_from, progress=self.progress)

@@ -16,6 +16,7 @@ from deltagram.papers.measured import Checked, Gain, Numbers, on_variant, over_s
 from deltagram.papers.scoring import Answers
 from deltagram.papers.stage import Sources, stage
 from deltagram.papers.tasks import BATCH_SIZE, some
+from deltagram.store.staging import staged
 from deltagram.training.answers import answer_tokens, fine_tune_answers
 
 _WORDS: Final = 40  # of a text, so that a prompt is never cut off
@@ -69,11 +70,12 @@ def _tuned(bench: Bench, base: Path, settings: Mapping[str, Any], *, seed: int) 
     }  # fmt: skip
     data, _ = bench.data(bench.large)
 
-    def train(folder: Path, out: Path) -> Mapping[str, Any]:
-        answers = _answers(folder, data.classes)
+    def train(base: Path, folder: Path) -> Mapping[str, Any]:
+        answers = _answers(base, data.classes)
         prompts = [prompt(text) for text in data.train.text]
         said = [answers[label] for label in data.train.label]
-        return fine_tune_answers(folder, prompts, said, out, **told, progress=bench.progress)
+        with staged(folder, force=True, inputs=(base,)) as out:
+            return fine_tune_answers(base, prompts, said, out, **told, progress=bench.progress)
 
     name = f"{bench.large.name}-answers-seed{seed}"
     return bench.trained(bench.large, train, name=name, settings={**told, "answers": True}, base=base)
