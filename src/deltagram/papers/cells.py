@@ -10,9 +10,9 @@ from deltagram.arrays import F64
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """How a delta is pruned: settings of `jobs.prune`; `calibrated` gives it the texts set aside, without labels.
+    """How a delta is pruned: settings of `jobs.prune`. The mask is DARE's own unless told otherwise.
 
-    `budget` is in bytes, and takes the place of `keep`. The mask of `seed` is DARE's own unless told otherwise.
+    `budget` is in bytes, and takes the place of `keep`.
     """
 
     method: str = "bernoulli"
@@ -20,13 +20,18 @@ class Stored:
     budget: int | None = None
     values: str = "bf16"
     columns: float | None = None
-    adapter: str | None = None
+    refit: bool = False
     seed: int = 0
 
     @property
     def calibrated(self) -> bool:
-        """Whether the method weighs entries by what goes into them."""
-        return "wanda" in self.method
+        """Whether texts decide what is kept, or what is kept of it."""
+        return self.refit or "wanda" in self.method
+
+    @property
+    def drawn(self) -> bool:
+        """Whether another seed gives another mask."""
+        return self.method in ("bernoulli", "random", "columns")
 
     def settings(self) -> dict[str, Any]:
         """What `prune` is told."""
@@ -35,9 +40,9 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One measurement: a stored delta and `divide_by`, "dare" (its default), a rule of the search, or a multiple.
+    """One measurement: a stored delta and `divide_by`: "dare" (as it is stored), a rule of the search, or a number.
 
-    A number multiplies the default divisor of every tensor.
+    A number multiplies the divisor of every tensor.
     """
 
     stored: Stored

@@ -51,7 +51,7 @@ class Gain:
     ) -> list[Outcome]:
         """A cell over masks (one for methods that choose entries); noted in `rows`."""
         seeds = self.masks if masks is None else masks
-        if not _drawn(stored):
+        if not stored.drawn:
             seeds = seeds[:1]
         found = [self.stage.measure(Cell(stored=replace(stored, seed=seed), divide_by=divide_by)) for seed in seeds]
         scores = [outcome.score for outcome in found]
@@ -74,10 +74,6 @@ class Gain:
     def share_of(self, score: float) -> float:
         """The share of the gain that a score stands for."""
         return share(score, floor=self.floor, top=self.top)
-
-
-def _drawn(stored: Stored) -> bool:
-    return stored.method in ("bernoulli", "random", "columns")
 
 
 def on_variant(bench: Bench, variant: Variant, work: Callable[[Gain], Numbers]) -> tuple[Numbers, list[dict[str, Any]]]:

@@ -107,11 +107,10 @@ class Stage:
         delta = open_delta(folder)
         stored = {name: tensor for name, tensor in delta.load().items() if isinstance(tensor, Pruned)}
         variant = Variant(delta=delta, base=live.base, tuned=live.tuned, run=live.run, stored=stored)
-        defaults = variant.default_divisors()
-        divisors: Mapping[str, float | F64] = defaults
+        divisors: Mapping[str, F64] = {name: tensor.divide_by for name, tensor in stored.items()}
         found: dict[str, Any] = {"delta_std": _std(stored)}
         if isinstance(cell.divide_by, float):
-            divisors = {name: cell.divide_by * divisor for name, divisor in defaults.items()}
+            divisors = {name: cell.divide_by * divisor for name, divisor in divisors.items()}
         elif cell.divide_by in RULES:
             chosen = search(variant, cell.divide_by, self.sources.evidence, progress=self._progress)
             divisors = chosen.divisors
@@ -130,7 +129,8 @@ class Stage:
             live.deltas.clear()
             settings = stored.settings()
             if stored.calibrated:
-                settings["calibration"] = self.sources.evidence.calibration
+                given = self.sources.evidence
+                settings |= {"calibration": given.calibration, "texts": given.texts, "max_length": given.max_length}
             record = prune(self.sources.base, self.sources.tuned, folder, **settings, force=True)
             live.deltas[stored] = record.numbers["delta_bytes"]
         return folder, live.deltas[stored]
