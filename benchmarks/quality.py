@@ -1,6 +1,6 @@
 """What each way to store a delta keeps of what fine-tuning gained, on real variants: the tables of docs/RESULTS.md.
 
-    python benchmarks/quality.py [--folder DIR] [--data FOLDER] [--variants r8,rt] [--masks 4] [--ways DARE,...] [--count]
+    python benchmarks/quality.py [--folder DIR] [--data FOLDER] [--variants r8,rt] [--masks 4] [--count] [--table]
 
 Everything stays in the folder and a later run goes on from there. `--count` says how many measurements are to be made,
 `--table` prints what there is. R8 and Rotten Tomatoes come from packages; BANKING77, SST-2 and CoLA need `--data`.
@@ -64,7 +64,8 @@ def main() -> None:
             start = time.perf_counter()
             for record in quality(bench, tuned(bench, task), ways=ways):
                 shown = {name: value for name, value in record.numbers.items() if isinstance(value, float)}
-                bench.progress.say(f"{record.settings['variant']}, {record.settings['way']}, {record.settings['size']}: {shown}")  # fmt: skip
+                told = (record.settings[name] for name in ("variant", "way", "size"))
+                bench.progress.say(f"{', '.join(told)}: {shown}")
             bench.progress.say(f"{task.name}: {time.perf_counter() - start:.0f} s")
     print(markdown(list(Ledger(given.folder / "quality.jsonl").records())))
 

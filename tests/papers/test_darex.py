@@ -77,7 +77,9 @@ def test_a_fall_is_seen_as_one(bench: Bench) -> None:
     """A check of D1 on a model whose deltas are dropped almost all is no pass by itself: numbers decide."""
     record = judged(bench, CLAIMS["D1"], CHECKS["D1"])
     got = dict(record.numbers["got"])
-    assert not CLAIMS["D1"].broken({**got, "moderate": 0.9, "extreme": 0.0, "fall": 0.9, "control_nothing_dropped": 1.0})
+    assert not CLAIMS["D1"].broken(
+        {**got, "moderate": 0.9, "extreme": 0.0, "fall": 0.9, "control_nothing_dropped": 1.0}
+    )
     assert CLAIMS["D1"].broken({**got, "extreme": 0.9})
     assert CLAIMS["D1"].broken({**got, "control_nothing_dropped": float("nan")})
     assert np.isfinite(got["control_nothing_dropped"])
