@@ -9,6 +9,7 @@ from deltagram.papers.darex_decoder import decoder_gain
 from deltagram.papers.darex_dropping import dropping, fixed_mask, growing
 from deltagram.papers.darex_rescaling import encoder_gain, importance, structural
 from deltagram.papers.darex_theory import mean_and_variance
+from deltagram.papers.darex_training import lora, pulled
 from deltagram.papers.measured import Checked
 
 CHECKS: Final[Mapping[str, Callable[[Bench, Claim], Checked]]] = {
@@ -18,6 +19,8 @@ CHECKS: Final[Mapping[str, Callable[[Bench, Claim], Checked]]] = {
     "D4": mean_and_variance,
     "D5": encoder_gain,
     "D6": decoder_gain,
+    "D7": pulled,
+    "D8": lora,
     "D9": structural,
     "D10": importance,
 }

@@ -90,9 +90,9 @@ def layers(bench: Bench, tuned: Tuned, claim: Claim, *, mask: int) -> tuple[Numb
 
 def _changes(live: Variant, made: Any, share: float) -> tuple[dict[str, float], dict[str, float]]:
     """Mean |dW x - P(dW) x| over tokens and outputs of each pruned linear layer, and the root mean square of dW."""
-    turned = {name: flipped for name, (_, flipped) in linear_weights(live.run).items() if name in live.stored}
+    turned = {name: flipped for name, (_, flipped) in linear_weights(live.run).items() if name in live.pruned}
     differences = live.differences()
-    errors = {name: differences[name] - _pruned(live.stored[name], differences[name], share) for name in turned}
+    errors = {name: differences[name] - _pruned(live.pruned[name], differences[name], share) for name in turned}
     sums: dict[str, tuple[float, int]] = {}
 
     def visit(name: str, inputs: Any) -> None:

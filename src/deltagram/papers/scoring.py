@@ -12,7 +12,7 @@ from deltagram.arrays import F64
 from deltagram.data.packages import Texts
 from deltagram.training import outputs
 from deltagram.training.loaded import Batch, Loaded, batches
-from deltagram.training.metrics import METRICS, confusion
+from deltagram.training.metrics import METRICS
 
 I64 = NDArray[np.int64]
 _AT_ONCE: Final = 64
@@ -60,8 +60,7 @@ class Classes:
         """The metric."""
         index = np.arange(len(values)) if chosen is None else chosen
         found = values[index].astype(np.int64)
-        label = np.asarray(self.texts.label)[index]
-        return METRICS[self.metric](confusion(found, label, classes=len(self.classes)))
+        return METRICS[self.metric](np.asarray(self.texts.label, np.int64)[index], found)
 
     def least(self, train: Texts) -> float:
         """The metric of always answering the class that is most common in `train`."""
