@@ -21,6 +21,7 @@ class Stored:
     values: str = "bf16"
     columns: float | None = None
     refit: bool = False
+    adapter: str | None = None
     seed: int = 0
 
     @property

@@ -1,30 +1,25 @@
 """DAREx: fine-tuning for pruning - AdamR (D7) and LoRA (D8)."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deltagram.jobs.once import digest, once
-from deltagram.jobs.prune import prune
-from deltagram.jobs.rescale import rescale
-from deltagram.jobs.restore import restore
 from deltagram.jobs.train import train
 from deltagram.papers.bench import Bench, Variant, training_settings, write_lines
 from deltagram.papers.cells import Stored
 from deltagram.papers.claims import Claim
 from deltagram.papers.darex_dropping import keep
 from deltagram.papers.measured import Checked, Gain, Numbers, on_variant, over_seeds
-from deltagram.papers.stage import Sources, stage
-from deltagram.papers.tasks import Task, every_class
+from deltagram.papers.tasks import Task
+from deltagram.store.staging import staged
+from deltagram.training.headed import add_head
 
 Both = tuple[Numbers, list[dict[str, Any]]]
 
 
-def by_job(bench: Bench, task: Task, *, seed: int, name: str, **told: Any) -> Variant:
+def by_job(bench: Bench, task: Task, *, seed: int, name: str, base: Path | None = None, **told: Any) -> Variant:
     """The encoder fine-tuned by `jobs.train` as `Bench.tuned` does it, but for what it is `told`."""
     settings = {**training_settings(task, seed=seed), "dropout": False, **told}
     data, _ = bench.data(task)
@@ -41,7 +36,7 @@ def by_job(bench: Bench, task: Task, *, seed: int, name: str, **told: Any) -> Va
             table.unlink()
         return {name: record.numbers[name] for name in ("steps", "loss")}
 
-    return bench.trained(task, work, name=f"{task.name}-{name}-seed{seed}", settings=settings)
+    return bench.trained(task, work, name=f"{task.name}-{name}-seed{seed}", settings=settings, base=base)
 
 
 def adamr(bench: Bench, task: Task, *, seed: int, strength: float) -> Variant:
@@ -86,85 +81,43 @@ def _rank(x: list[float], y: list[float]) -> float:
 
 
 def lora(bench: Bench, claim: Claim) -> Checked:
-    """D8: both factors of an adapter pruned, q among multiples of 1 - p chosen on labelled texts set aside."""
+    """D8: both factors of an adapter pruned, q from labels or output change, against DARE; the product beside."""
     settings = claim.settings
-    multiples = [float(multiple) for multiple in settings["multiples"]]
+
+    def numbers(gain: Gain) -> Numbers:
+        factors, product = (
+            Stored(keep=keep(settings["drop"]), adapter=adapter) for adapter in ("factors", "product")
+        )  # fmt: skip
+        plain = gain.score(factors)
+        best = max(gain.score(factors, rule) for rule in settings["rules"])
+        return {
+            "gain": best - plain,
+            "share": gain.share_of(best),
+            "control_mild": gain.share(replace(factors, keep=keep(settings["mild"]))),
+            "product_plain": gain.share(product),
+            "product_tuned": gain.share(product, settings["rules"][0]),
+        }
 
     def work(seed: int) -> Both:
-        adapter, merged = lora_variant(bench, bench.large, claim, seed=seed)
-        held = _held(bench, merged)
-        drop, mild = keep(settings["drop"]), keep(settings["mild"])
-
-        def score(share: float, multiple: float, mask: int, sources: Sources) -> float:
-            return _factors(bench, adapter, sources, keep=share, multiple=multiple, seed=mask)
-
-        tried = [score(drop, multiple, 0, held) for multiple in multiples]
-        best = multiples[len(tried) - 1 - int(np.argmax(tried[::-1]))]
-
-        def numbers(gain: Gain) -> Numbers:
-            on = gain.stage.sources
-            cells = {
-                name: [score(share, multiple, mask, on) for mask in gain.masks]
-                for name, share, multiple in (("plain", drop, 1.0), ("tuned", drop, best), ("mild", mild, 1.0))
-            }
-            mean = {name: float(np.mean(scores)) for name, scores in cells.items()}
-            gain.rows.extend(
-                {"variant": gain.name, "method": f"factors, {name}", "score": mean[name],
-                 "spread": float(np.std(scores)), "share": gain.share_of(mean[name])}
-                for name, scores in cells.items()
-            )  # fmt: skip
-            product = {rule: gain.share(Stored(keep=drop), rule) for rule in ("dare", "labels")}
-            return {
-                "gain": mean["tuned"] - mean["plain"], "share": gain.share_of(mean["tuned"]),
-                "control_mild": gain.share_of(mean["mild"]), "best_multiple": best,
-                "product_plain": product["dare"], "product_tuned": product["labels"],
-            }  # fmt: skip
-
-        return on_variant(bench, merged, numbers)
+        tuned = adapted(
+            bench, bench.large, seed=seed, rank=settings["rank"], learning_rate=settings["learning_rate"]
+        )  # fmt: skip
+        return on_variant(bench, tuned, numbers)
 
     return over_seeds(bench, work)
 
 
-def lora_variant(bench: Bench, task: Task, claim: Claim, *, seed: int) -> tuple[Variant, Variant]:
-    """An adapter, and the checkpoint it makes of the base (all its factors' entries kept, bit for bit)."""
-    told = {"lora": claim.settings["rank"], "learning_rate": claim.settings["learning_rate"]}
-    adapter = by_job(bench, task, seed=seed, name=f"lora{told['lora']}", **told)
-    folder = adapter.folder.with_name(f"{adapter.name}-merged")
+def adapted(bench: Bench, task: Task, *, seed: int, rank: int, learning_rate: float) -> Variant:
+    """The task tuned by LoRA on all linear layers, over the encoder with a head."""
+    data, _ = bench.data(task)
+    base = bench.folder / f"{task.name}-headed-seed{seed}"
 
-    def merge() -> Mapping[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch:
-            delta = Path(scratch) / "delta"
-            prune(adapter.base, adapter.folder, delta, adapter="factors", keep=1.0, method="random", values="f32")
-            restore(adapter.base, delta, folder, force=True)
+    def head() -> Mapping[str, Any]:
+        with staged(base, force=True, inputs=(bench.encoder(),)) as out:
+            add_head(bench.encoder(), out, classes=data.classes, seed=seed)
         return {}
 
-    once(folder, merge, made_from={"adapter": digest(adapter.folder)}, progress=bench.progress)
-    return adapter, replace(adapter, name=folder.name, folder=folder)
-
-
-def _held(bench: Bench, merged: Variant) -> Sources:
-    """Labelled texts set aside in the place of the test."""
-    sources = bench.sources(merged)
-    texts = every_class(merged.held, most=bench.scale.labels, classes=len(merged.data.classes))
-    return replace(sources, scorer=bench.test(replace(merged, data=replace(merged.data, test=texts))))
-
-
-def _factors(
-    bench: Bench, adapter: Variant, sources: Sources, *, keep: float, multiple: float, seed: int
-) -> float:  # fmt: skip
-    """The score of an adapter whose factors are each pruned and divided by `multiple` x keep."""
-
-    def measure() -> Mapping[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch:
-            delta, folder = Path(scratch) / "delta", Path(scratch) / "restored"
-            prune(adapter.base, adapter.folder, delta, adapter="factors", keep=keep, method="bernoulli", seed=seed)
-            rescale(delta, divide_by=multiple * keep)
-            restore(adapter.base, delta, folder)
-            with stage(replace(sources, tuned=folder), bench.notes, progress=bench.progress) as made:
-                return {"score": made.tuned().score}
-
-    made_from = {
-        "factors": digest(adapter.folder), "base": digest(adapter.base), "keep": keep, "multiple": multiple,
-        "seed": seed, "test": sources.scorer.identity,
-    }  # fmt: skip
-    return float(bench.notes.once(made_from, measure)["score"])
+    made_from = {"encoder": digest(bench.encoder()), "classes": list(data.classes), "seed": seed}
+    once(base, head, made_from=made_from, progress=bench.progress)
+    told = {"lora": rank, "learning_rate": learning_rate}
+    return by_job(bench, task, seed=seed, name=f"lora{rank}", base=base, **told)

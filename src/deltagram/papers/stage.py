@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 
 from deltagram.arrays import F64
-from deltagram.delta.stored import Pruned
+from deltagram.delta.stored import LowRank, Pruned
 from deltagram.errors import SettingError
 from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.once import digest
 from deltagram.jobs.prune import prune
+from deltagram.jobs.runnable import runnable
 from deltagram.jobs.search import RULES, search
 from deltagram.jobs.variant import Variant
 from deltagram.papers.cells import Cell, Outcome, Stored
 from deltagram.papers.notes import Notes
 from deltagram.papers.scoring import Scorer
 from deltagram.progress import Progress
+from deltagram.store.adapter import Tuned, open_tuned
 from deltagram.store.checkpoint import Checkpoint, open_checkpoint
 from deltagram.store.deltafile import open_delta
 from deltagram.training.huggingface import bare_encoder, libraries
@@ -44,7 +46,7 @@ class _Open:
 
     run: Loaded
     base: Checkpoint
-    tuned: Checkpoint
+    tuned: Tuned
     state: Mapping[str, Any]
     values: Callable[[], F64]
     scratch: Path
@@ -105,10 +107,11 @@ class Stage:
     def _cell(self, live: _Open, cell: Cell) -> dict[str, Any]:
         folder, size = self._pruned(live, cell.stored)
         delta = open_delta(folder)
-        stored = {name: tensor for name, tensor in delta.load().items() if isinstance(tensor, Pruned)}
+        stored = {name: tensor for name, tensor in delta.load().items() if isinstance(tensor, Pruned | LowRank)}
         variant = Variant(delta=delta, base=live.base, tuned=live.tuned, run=live.run, stored=stored)
-        divisors: Mapping[str, F64] = {name: tensor.divide_by for name, tensor in stored.items()}
-        found: dict[str, Any] = {"delta_std": _std(stored)}
+        fitted = {name: tensor.divide_by for name, tensor in variant.pruned.items()}
+        divisors: Mapping[str, float | F64] = {**variant.default_divisors(), **fitted}
+        found: dict[str, Any] = {"delta_std": _std(variant.pruned)}
         if isinstance(cell.divide_by, float):
             divisors = {name: cell.divide_by * divisor for name, divisor in divisors.items()}
         elif cell.divide_by in RULES:
@@ -140,11 +143,13 @@ class Stage:
 
     def _live(self) -> _Open:
         if self._opened is None:
-            tuned = open_checkpoint(self.sources.tuned)
-            run = self._stack.enter_context(loaded(self.sources.tuned, tuned.specs))
+            base = open_checkpoint(self.sources.base)
+            tuned = open_tuned(self.sources.tuned, base)
+            folder = self._stack.enter_context(runnable(tuned))
+            run = self._stack.enter_context(loaded(folder, tuned.specs))
             scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="deltagram-"))
             self._opened = _Open(
-                run=run, base=open_checkpoint(self.sources.base), tuned=tuned, scratch=Path(scratch),
+                run=run, base=base, tuned=tuned, scratch=Path(scratch),
                 state={name: value.clone() for name, value in run.model.state_dict().items()},
                 values=self.sources.scorer.prepare(run),
             )  # fmt: skip

@@ -11,10 +11,9 @@ import numpy as np
 from deltagram.errors import SettingError
 from deltagram.progress import SILENT, Progress
 from deltagram.training.batches import shuffled
-from deltagram.training.huggingface import copy_tokenizer, libraries, tokenize
-
-WARMUP = 0.1
-CLIP = 1.0
+from deltagram.training.huggingface import causal_model, copy_tokenizer, libraries, tokenize
+from deltagram.training.loop import seeded
+from deltagram.training.recipe import Recipe
 
 
 def answer_tokens(model: Path, answers: Sequence[str]) -> tuple[int, ...]:
@@ -49,26 +48,26 @@ def fine_tune_answers(
     Raises SettingError where the loss is not finite.
     """
     start = time.perf_counter()
-    with libraries() as (torch, transformers), torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, local_files_only=True).float().eval()
+    recipe = Recipe(steps=steps, batch_size=batch_size, learning_rate=learning_rate, dropout=False, seed=seed)
+    with libraries() as (torch, transformers), seeded(torch, seed):
+        model = causal_model(transformers, base).eval()
         tokens = tokenize(transformers, base, prompts, max_length=max_length)
         epochs = math.ceil(steps * batch_size / len(prompts))
         batches = shuffled(tokens.lengths, size=batch_size, epochs=epochs, seed=seed)[:steps]
         optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _slope(step, steps=len(batches)))
         target = np.asarray(answers, np.int64)
         losses: list[float] = []
-        for samples in batches:
+        for step, samples in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(step, steps=len(batches))
             logits = _last_logits(torch, model, *tokens.batch(samples))
             loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target[samples]))
             if not math.isfinite(loss.item()):
-                found = f"{learning_rate}, with which the loss of step {len(losses) + 1} is {loss.item()}"
+                found = f"{learning_rate}, with which the loss of step {step + 1} is {loss.item()}"
                 raise SettingError("learning_rate", found, expected="a finite loss", fix="take a lower one")
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
-            schedule.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(loss.item())
             progress.advance("fine-tuning on answers", len(losses), len(batches))
@@ -85,8 +84,3 @@ def _last_logits(torch: Any, model: Any, numbers: Any, mask: Any) -> Any:
     ).last_hidden_state  # fmt: skip
     ends = torch.from_numpy(mask.sum(1) - 1)
     return model.get_output_embeddings()(hidden[torch.arange(len(ends)), ends])
-
-
-def _slope(step: int, *, steps: int) -> float:
-    warm = math.ceil(WARMUP * steps)
-    return (step + 1) / warm if step < warm else (steps - step) / (steps - warm + 1)
