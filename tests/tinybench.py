@@ -39,7 +39,7 @@ SCALE = Scale(name="fast", seeds=(0,), masks=(0, 1), test=30, labels=8, texts=4,
 
 def bert(folder: Path) -> Path:
     """A random one-layer BERT without a head."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
     config = transformers.BertConfig(

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from deltagram.data.packages import Texts
+from deltagram.errors import SettingError
+from deltagram.papers import kjv
 from deltagram.papers.ledger import Ledger
 from deltagram.papers.quality import planned, quality
 from deltagram.papers.quality_table import markdown
@@ -45,6 +47,33 @@ def test_a_table_of_real_cells(tmp_path: Path) -> None:
     assert lines[2].startswith("| way | keep 10 % | 1/300 of the bytes |")
     assert [line.split(" | ")[0] for line in lines[4:]] == [f"| {way.label}" for way in ways]
     assert "below the floor of its form" in page
+
+
+def test_a_language_model_is_scored_by_its_perplexity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny Llama on a bible of a few words: shares of nats, shown as perplexity."""
+    monkeypatch.setattr(kjv, "_TEST", 20)
+    monkeypatch.setattr(kjv, "_WORDS", 12)
+    (tmp_path / "releases").mkdir()
+    (tmp_path / "releases" / "kjv.txt").write_text("the film was good and it was the plot\n" * 200)
+    bench = replace(tiny(tmp_path / "bench"), releases=tmp_path / "releases")
+    task = replace(kjv.KJV, max_length=16, held=20)
+    ways = [BY_LABEL["DARE"], BY_LABEL["DAREx-q, one, labels"]]
+    made = kjv.tuned(bench, task, learning_rate=3e-3)
+    records = list(quality(bench, {"adamw": lambda: made}, ways=ways, sizes=SIZES[:1]))
+    ends = records[0].numbers
+    assert ends["most_common_class"] is None
+    assert ends["base_tuned_head"] < ends["tuned"] < 0
+    page = markdown(list(Ledger(bench.folder / "quality.jsonl").records()))
+    assert f"fine-tuned {np.exp(-ends['tuned']):.3f}, base under the tuned head" in page
+    assert records[2].numbers["score"] >= records[1].numbers["score"] - 0.5
+
+
+def test_a_bible_that_is_missing_or_short_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"kjv.txt: cannot be read .*write it with: bible -f"):
+        kjv.kjv(tmp_path)
+    (tmp_path / "kjv.txt").write_text("in the beginning")
+    with pytest.raises(SettingError, match="has 0 pieces of 96 words, expected 400 or more"):
+        kjv.kjv(tmp_path)
 
 
 def test_intervals_are_paired() -> None:

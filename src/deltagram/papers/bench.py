@@ -13,13 +13,14 @@ from deltagram.data.packages import TextClassification, Texts, minilm, smollm2
 from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.once import digest, once
 from deltagram.papers.notes import Notes
-from deltagram.papers.scoring import Classes
+from deltagram.papers.scoring import Classes, Likelihood, Scorer
 from deltagram.papers.stage import Sources
 from deltagram.papers.tasks import BATCH_SIZE, LARGE, LARGE_PACKAGED, Task, every_class, some
 from deltagram.progress import SILENT, Progress
 from deltagram.store.staging import staged, staged_file
 from deltagram.training.classifier import fine_tune
 from deltagram.training.gguf import dequantise
+from deltagram.training.metrics import PERPLEXITY
 
 Train = Callable[[Path, Path], Mapping[str, Any]]
 
@@ -159,16 +160,18 @@ class Bench:
         )  # fmt: skip
         return evidence, texts_digest(variant.held) + texts_digest(labelled)
 
-    def test(self, variant: Variant) -> Classes:
-        """The test of a variant."""
+    def test(self, variant: Variant) -> Scorer:
+        """The test of a variant: classes of its texts or, for a language model, the texts themselves."""
         texts = some(variant.data.test, most=self.scale.test, name=variant.data.name)
+        task, told = variant.task, texts_digest(texts)
+        if task.metric == PERPLEXITY:
+            return Likelihood(texts=texts.text, digest=told, max_length=task.max_length)
         return Classes(
-            texts=texts, digest=texts_digest(texts), classes=variant.data.classes, metric=variant.task.metric,
-            max_length=variant.task.max_length,
+            texts=texts, digest=told, classes=variant.data.classes, metric=task.metric, max_length=task.max_length
         )  # fmt: skip
 
     def sources(self, variant: Variant) -> Sources:
-        """What a stage of a text classifier works with."""
+        """What a stage of the variant works with."""
         evidence, told = self.evidence(variant)
         return Sources(
             base=variant.base, tuned=variant.folder, scorer=self.test(variant), evidence=evidence,

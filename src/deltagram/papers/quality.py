@@ -1,5 +1,6 @@
 """The quality tables: every way to store a delta, at every size, on every variant."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _measured(
     bench: Bench, on: Stage, ends: Ends, plain: Variant, variant: Variant, way: Way, size: Size
 ) -> Record:  # fmt: skip
     start = time.perf_counter()
-    dense = 2 * sum(spec.size for spec in open_checkpoint(variant.folder).specs.values())
+    dense = 2 * sum(spec.size for spec in open_checkpoint(plain.folder).specs.values())
     drawn = way.cell(size, dense_bytes=dense, seed=0).stored.drawn
     masks = bench.scale.masks if drawn else bench.scale.masks[:1]
     settings = {
@@ -111,7 +112,7 @@ def _measured(
 def _ends_record(bench: Bench, variant: Variant, ends: Ends) -> Record:
     settings = {"variant": variant.task.name, "way": "ends", "size": "", "metric": variant.task.metric, "masks": []}
     numbers = {
-        "tuned": ends.top, "base_tuned_head": ends.bottom, "most_common_class": ends.least, "tests": len(ends.tuned),
-        "mode": bench.scale.name,
+        "tuned": ends.top, "base_tuned_head": ends.bottom, "tests": len(ends.tuned), "mode": bench.scale.name,
+        "most_common_class": ends.least if math.isfinite(ends.least) else None,
     }  # fmt: skip
     return Record(job=JOB, settings=settings, numbers=numbers)

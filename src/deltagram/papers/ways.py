@@ -34,6 +34,7 @@ class Way:
     values: str = "bf16"
     divide_by: str = "dare"
     refit: bool = False
+    adapter: str | None = None
     tuned: str = "adamw"
     at: tuple[str, ...] = ("keep", "bytes")
 
@@ -45,7 +46,8 @@ class Way:
         """The measurement at a size, of a model of `dense_bytes` in bfloat16."""
         budget = None if size.ratio is None else dense_bytes // size.ratio
         stored = Stored(
-            method=self.method, keep=size.keep, budget=budget, values=self.values, refit=self.refit, seed=seed
+            method=self.method, keep=size.keep, budget=budget, values=self.values, refit=self.refit,
+            adapter=self.adapter, seed=seed,
         )  # fmt: skip
         return Cell(stored=stored, divide_by=self.divide_by)
 
@@ -69,6 +71,8 @@ WAYS: Final = (
     Way(label="AdamR + DARE", tuned="adamr"),
     Way(label="AdamR + DAREx-q", divide_by="output", tuned="adamr"),
     Way(label="AdamR + 4 bit, DAREx-q", values="4bit", divide_by="output", tuned="adamr", at=_BYTES),
-    Way(label="LoRA + DAREx-q", divide_by="output", tuned="lora"),
+    Way(label="LoRA, product, DAREx-q", divide_by="output", adapter="product", tuned="lora"),
+    Way(label="LoRA, factors, DAREx-q", divide_by="output", adapter="factors", tuned="lora", at=_BYTES),
+    Way(label="LoRA, factors, 4 bit", values="4bit", adapter="factors", tuned="lora", at=_BYTES),
 )
 BY_LABEL: Final[Mapping[str, Way]] = {way.label: way for way in WAYS}
