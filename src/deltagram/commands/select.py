@@ -60,8 +60,8 @@ def select(
         record = jobs.select(
             hub.locate(base), hub.locate(tuned), calibration=calibration, labels=labels, metric=metric,
             budget=None if budget is None else parse_bytes(budget), max_loss=max_loss, may_retrain=may_retrain,
-            refit=refit, texts=texts, max_length=max_length, out=out, plan_out=plan_out, force=force, seed=seed, device=device,
-            progress=bar,
+            refit=refit, texts=texts, max_length=max_length, out=out, plan_out=plan_out, force=force, seed=seed,
+            device=device, progress=bar,
         )  # fmt: skip
     emit(record, show_select, json=json)
 
