@@ -28,7 +28,10 @@ PER_TENSOR_BYTES: Final = 700  # header, manifest and scale of one tensor, at th
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One tensor's decision. `pruned`, `resized` and `exact` find out from the data if it is `same`."""
+    """One tensor's decision. `pruned`, `resized` and `exact` find out from the data if it is `same`.
+
+    A `whole` tensor is stored as it is or, if `coded`, as all its entries in the codec `values`.
+    """
 
     name: str
     form: Form
@@ -39,6 +42,7 @@ class Entry:
     values: Values
     divide_by: float | None = None
     factors: FactorShapes | None = None
+    coded: bool = False
     reason: str
 
     @property
@@ -60,7 +64,7 @@ class Entry:
     def bytes_bound(self) -> int:
         """Payload bytes at most, before packing (where entries are drawn one by one: by six sigma)."""
         if self.form in ("whole", "exact"):
-            return self.tuned.nbytes
+            return int(self.tuned.size * self.values.bits_per_value // 8) + 16 if self.coded else self.tuned.nbytes
         if self.form == "low_rank" and self.factors is not None:
             both = (self.factors.a, self.factors.b)
             return sum(self._kept_bytes(entries(shape)) for shape in both) + PER_TENSOR_BYTES
@@ -176,6 +180,7 @@ def _decide(
             continue
         if rule.form is not None:
             form, reason, forced = rule.form, rule.source, True
+            entry = replace(entry, coded=form == "whole" and rule.values is not None)
         entry = replace(
             entry,
             method=rule.method or entry.method,
@@ -216,6 +221,9 @@ def _floats(entry: Entry) -> bool:
 def _checked(entry: Entry, *, forced: bool) -> Entry:
     """Refuse what cannot be stored this way, before any work is done."""
     if entry.form == "whole":
+        if entry.coded and not (entry.tuned.floating and entry.tuned.size):
+            found = f"{entry.tuned} has no values to code"
+            raise PlanError(entry.name, found, fix="leave out its values, so that it is stored as it is")
         return entry
     fix = f"store it whole with --whole '{entry.name}'"
     if entry.base is None:

@@ -162,7 +162,8 @@ def _rule(where: str, rule: _YamlRule, *, method: str, keep: float, columns: flo
         else "method exact" if (rule.method or (method if rule.form is None else None)) == "exact"
         else None
     )  # fmt: skip
-    given = [name for name in ("keep", "columns", "values", "divide_by") if getattr(rule, name) is not None]
+    set_here = ("keep", "columns", "divide_by") if rule.form == "whole" else ("keep", "columns", "values", "divide_by")
+    given = [name for name in set_here if getattr(rule, name) is not None]
     if rule.form in ("whole", "exact") and rule.method not in (None, "exact"):
         given.append("method")
     if whole and given:

@@ -13,7 +13,7 @@ from deltagram.store.deltafile import Delta, open_delta
 from deltagram.store.masked import masked
 from deltagram.store.parts import damage
 from deltagram.store.rebuild import check_base_digest, check_base_headers, rebuild
-from deltagram.store.tensors import ExactTensor
+from deltagram.store.tensors import ExactTensor, WholeTensor
 from deltagram.threads import default_threads, ordered
 
 
@@ -71,4 +71,7 @@ def _check(delta: Delta, name: str, base: Checkpoint | None) -> None:
                 raise FormatError(unit, f"the mask's positions hash to {found}", expected=kept.mask.check)
         if isinstance(tensor, ExactTensor):
             for _ in delta.words(name):
+                pass
+        elif isinstance(tensor, WholeTensor) and tensor.values is not None:
+            for _ in delta.whole(name):
                 pass

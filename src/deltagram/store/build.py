@@ -6,20 +6,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from blake3 import blake3
 
-from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, entries
+from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, as_floats, convert, entries
 from deltagram.delta.difference import distance
 from deltagram.delta.masks import BLOCK, walk
 from deltagram.delta.methods import Listed, kept_count
 from deltagram.delta.plan import Entry
 from deltagram.delta.values import Codebook, fit_codebook, histogram
 from deltagram.errors import PlanError
+from deltagram.store.checkpoint import BLOCK_BYTES
 from deltagram.store.chosen import chosen
 from deltagram.store.codecs import ValueWriter
 from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.drawn import describe, draw
 from deltagram.store.factors import low_rank
-from deltagram.store.outline import UNKNOWN, identity
+from deltagram.store.outline import UNKNOWN, coded_values, identity
 from deltagram.store.planes import PlaneWriter, Spool, split
 from deltagram.store.positions import PositionEncoder
 from deltagram.store.scan import FIX, Pair, Scan
@@ -69,17 +70,32 @@ def _same(entry: Entry, scan: Scan, digest: str) -> Built:
 
 
 def _whole(entry: Entry, pair: Pair) -> Built:
-    spec = entry.tuned
-    parts = sized({"whole": (spec, [pair.tuned.views[entry.name]])})
+    spec, values = entry.tuned, coded_values(entry, pack=pair.pack)
     if entry.base is None:
-        tensor = WholeTensor(shape=list(spec.shape), dtype=spec.dtype, digest=UNKNOWN)
-        return Built(name=entry.name, tensor=tensor, parts=parts)
+        tensor = WholeTensor(shape=list(spec.shape), dtype=spec.dtype, values=values, digest=UNKNOWN)
+        return Built(name=entry.name, tensor=tensor, parts=_all_entries(entry, pair))
     scan = Scan(pair, entry)
     digest = pair.base.digest(scan.base_name)
     if entry.base == spec and pair.base.views[scan.base_name] == pair.tuned.views[entry.name]:
         return _same(entry, scan, digest)
-    stored = WholeTensor.model_validate({**identity(entry, scan.base_spec, digest), "digest": UNKNOWN})
-    return Built(name=entry.name, tensor=stored, parts=parts)
+    fields = {**identity(entry, scan.base_spec, digest), "values": values, "digest": UNKNOWN}
+    return Built(name=entry.name, tensor=WholeTensor.model_validate(fields), parts=_all_entries(entry, pair))
+
+
+def _all_entries(entry: Entry, pair: Pair) -> list[NewPart]:
+    """The part of a tensor stored whole: its bytes, or its coded values. Raises PlanError for what no code holds."""
+    spec = entry.tuned
+    if not entry.coded:
+        return sized({"whole": (spec, [pair.tuned.views[entry.name]])})
+    kept, step = _Kept(entry, pair), BLOCK_BYTES // DTYPES[spec.dtype].bits.itemsize
+    try:
+        for start in range(0, spec.size, step):
+            bits = pair.tuned.bits(entry.name, start, min(start + step, spec.size))
+            kept.add(as_floats(convert(bits, spec.dtype, "F32"), "F32"))
+        return sized({"values": kept.finish()})
+    except ValueError as fault:
+        found = str(fault).replace("a difference", "an entry")
+        raise PlanError(entry.name, found, fix="leave out its values, so that it is stored as it is") from None
 
 
 def _exact(entry: Entry, pair: Pair) -> Built:

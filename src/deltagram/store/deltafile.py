@@ -1,15 +1,14 @@
 """Reading a delta directory: everything is checked against the header before anything is used."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from deltagram import seeds
-from deltagram.arrays import DTYPES, F32, F64, Bits
+from deltagram.arrays import DTYPES, F32, F64, Bits, rounded
+from deltagram.delta import kernels
 from deltagram.delta.masks import BLOCK, Bernoulli, Mask, Stratified, check
 from deltagram.delta.stored import Distances, LowRank, Pruned, SparseFactor, Stored, Whole
 from deltagram.delta.submatrix import Submatrix
@@ -17,10 +16,10 @@ from deltagram.errors import FormatError
 from deltagram.store import scales
 from deltagram.store.checkpoint import map_file
 from deltagram.store.codecs import ValueReader
-from deltagram.store.header import Header, header_text, read_header
-from deltagram.store.manifest import Manifest, base_reference, base_tensors, features, manifest_digest, read_manifest
+from deltagram.store.directory import FORMAT, check_companions, check_parts, delta_files, delta_header, delta_manifest
+from deltagram.store.manifest import Manifest
 from deltagram.store.masked import Masked, all_masked
-from deltagram.store.parts import Part, damage, may_travel, part_specs, pattern_words, payload_digest
+from deltagram.store.parts import Part, damage, part_specs, pattern_words, payload_digest
 from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
 from deltagram.store.tensors import (
@@ -33,10 +32,6 @@ from deltagram.store.tensors import (
     StratifiedMask,
     WholeTensor,
 )
-
-NAME: Final = "delta.safetensors"
-INDEX: Final = "delta.safetensors.index.json"
-FORMAT: Final = "deltagram"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +126,7 @@ class Delta:
             elif isinstance(entry, LowRankTensor):
                 found[name] = self.low_rank(name, entry)
             elif isinstance(entry, WholeTensor):
-                found[name] = Whole(spec=entry.spec, base_name=source, bits=pattern_words(self.parts[f"{name}:whole"]))
+                found[name] = Whole(spec=entry.spec, base_name=source, bits=np.concatenate([*self.whole(name)]))
             elif isinstance(entry, ExactTensor):
                 words = np.concatenate([np.empty(0, DTYPES[entry.dtype].bits), *self.words(name)])
                 found[name] = Distances(spec=entry.spec, base_name=source, base=entry.base_spec, words=words)
@@ -165,6 +160,30 @@ class Delta:
             scale=entry.scale, transposed=entry.transposed is not None,
         )  # fmt: skip
 
+    def whole(self, name: str) -> Iterator[Bits]:
+        """The bit patterns of a tensor stored whole, block by block; coded values are rounded to its dtype."""
+        entry = self.manifest.tensors[name]
+        if not isinstance(entry, WholeTensor) or entry.values is None:
+            yield pattern_words(self.parts[f"{name}:whole"])
+            return
+        reader = self.coded(name, entry)
+        with damage(name):
+            for first in range(0, reader.count, BLOCK):
+                found = rounded(reader.values(first, min(first + BLOCK, reader.count)), entry.dtype)
+                if not kernels.all_finite(found, entry.dtype):
+                    raise ValueError(f"a value is not finite in {entry.dtype}")
+                yield found
+
+    def coded(self, name: str, entry: WholeTensor) -> ValueReader:
+        """The values of a whole tensor that is coded."""
+        if entry.values is None:
+            raise FormatError(name, "is stored as it is", expected="coded values")
+        with damage(name):
+            return ValueReader(
+                self.parts[f"{name}:values"].data, entry.values.setting(), pack=entry.values.pack is not None,
+                count=entry.spec.size,
+            )  # fmt: skip
+
     def words(self, name: str) -> Iterator[Bits]:
         """The distances of an exact tensor, block by block."""
         entry, planes = self.manifest.tensors[name], self.planes(name)
@@ -195,9 +214,9 @@ def open_delta(path: Path | str) -> Delta:
     Raises FormatError, naming the file or tensor, for anything docs/FORMAT.md does not allow.
     """
     path = Path(path)
-    files = _files(path)
-    headers = [_header(file) for file in files]
-    manifest, digest = _manifest(files[0], headers[0])
+    files = delta_files(path)
+    headers = [delta_header(file) for file in files]
+    manifest, digest = delta_manifest(files[0], headers[0])
     parts: dict[str, Part] = {}
     for file, header in zip(files, headers, strict=True):
         data = map_file(file)
@@ -209,10 +228,10 @@ def open_delta(path: Path | str) -> Delta:
             parts[name] = Part(spec=placed.spec, data=data[placed.start : placed.stop])
     with damage(str(path)):
         kept = all_masked(manifest.tensors)
-    _check_parts(path, manifest, parts)
+    check_parts(path, manifest, parts)
     rows = {name: entry.common.shape for name, entry in kept.items()}
     divisors = scales.read_scales(path / scales.NAME, manifest=digest, rows=rows)
-    _check_files(path, manifest)
+    check_companions(path, manifest)
     return Delta(
         path=path,
         manifest=manifest,
@@ -222,97 +241,3 @@ def open_delta(path: Path | str) -> Delta:
         divisors=divisors,
         files=(*files, path / scales.NAME),
     )
-
-
-def shard_name(number: int, count: int) -> str:
-    """The name of shard `number` (from 1) of `count`."""
-    return f"delta-{number:05d}-of-{count:05d}.safetensors"
-
-
-def index_bytes(shards: Mapping[str, list[str]], total: int) -> bytes:
-    """The index of a sharded delta: which file holds which part."""
-    weight_map = {part: file for file, parts in shards.items() for part in parts}
-    return json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=1).encode()
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        what = "is a file" if path.is_file() else "there is no such directory"
-        raise FormatError(str(path), what, expected="a delta directory")
-    if (path / NAME).is_file():
-        return [path / NAME]
-    if not (path / INDEX).is_file():
-        raise FormatError(str(path), f"holds no {NAME}", expected="a delta directory written by deltagram prune")
-    files = sorted(path.glob("delta-*-of-*.safetensors"))
-    with damage(str(path / INDEX)):
-        if not files or [file.name for file in files] != [shard_name(i, len(files)) for i in range(1, len(files) + 1)]:
-            raise ValueError("its shards are not all there, or have other names")
-        total = sum(file.stat().st_size for file in files)
-        if (path / INDEX).read_bytes() != index_bytes(
-            {file.name: list(_header(file).tensors) for file in files}, total
-        ):
-            raise ValueError("does not list what its shards hold")
-    return files
-
-
-def _header(file: Path) -> Header:
-    try:
-        data = map_file(file)
-    except OSError as fault:
-        raise FormatError(str(file), f"cannot be read ({fault.strerror})") from None
-    with damage(str(file)):
-        header = read_header(data)
-        order = dict(sorted(header.tensors.items(), key=lambda item: (item[1].start, item[1].stop)))
-        text = header_text({name: placed.spec for name, placed in order.items()}, header.metadata)
-        if list(order) != list(header.tensors) or text.ljust(len(header.raw)) != header.raw:
-            raise ValueError("the header is not as deltagram writes it")
-    return header
-
-
-def _manifest(file: Path, header: Header) -> tuple[Manifest, str]:
-    if header.metadata.get("format") != FORMAT or "deltagram" not in header.metadata:
-        raise FormatError(str(file), "is a safetensors file, but not a delta")
-    text = header.metadata["deltagram"]
-    digest = manifest_digest(text)
-    with damage(str(file)):
-        if header.metadata.get("digest") != digest or list(header.metadata) != ["format", "deltagram", "digest"]:
-            raise ValueError("the manifest does not match its digest")
-        manifest = read_manifest(text)
-        if manifest.text() != text:
-            raise ValueError("the manifest is not in canonical form")
-        bases = base_tensors(manifest.tensors, manifest.dropped)
-        if manifest.base != base_reference(manifest.base.name, bases):
-            raise ValueError("the manifest's base is not the one its tensors name")
-        if manifest.requires != features(manifest.tensors):
-            raise ValueError("the manifest's features are not those its tensors use")
-    return manifest, digest
-
-
-def _check_parts(path: Path, manifest: Manifest, parts: Mapping[str, Part]) -> None:
-    expected = {
-        f"{name}:{suffix}": spec
-        for name, entry in manifest.tensors.items()
-        for suffix, spec in part_specs(entry).items()
-    }
-    odd = sorted(set(expected) ^ set(parts))
-    if odd:
-        where = "in the file but not in the manifest" if odd[0] in parts else "in the manifest but not in the file"
-        raise FormatError(str(path / NAME), f"{odd[0]} is {where}")
-    for name, spec in expected.items():
-        found = parts[name].spec
-        if (spec is None and (found.dtype != "U8" or len(found.shape) != 1)) or (spec is not None and found != spec):
-            raise FormatError(name, f"is stored as {found}", expected=str(spec) if spec else "U8 (bytes,)")
-
-
-def _check_files(path: Path, manifest: Manifest) -> None:
-    for name, file in manifest.files.items():
-        lexical = Path(name)
-        if lexical.is_absolute() or ".." in lexical.parts or lexical.as_posix() != name or "\\" in name:
-            raise FormatError(str(path), f"names the file {name!r}, which leaves the directory")
-        if not may_travel(name):
-            raise FormatError(str(path), f"names the file {name!r}, which no delta carries")
-        if file.stored != "delta":
-            continue
-        stored = path / lexical
-        if not stored.is_file() or stored.stat().st_size != file.bytes:
-            raise FormatError(str(stored), "is missing or of another size", expected=f"{file.bytes:,} bytes")

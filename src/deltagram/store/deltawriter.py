@@ -8,8 +8,8 @@ from typing import IO
 from blake3 import blake3
 
 from deltagram.arrays import Spec
-from deltagram.store.deltafile import FORMAT, INDEX, NAME, index_bytes, shard_name
 from deltagram.store.digest import tensor_hasher
+from deltagram.store.directory import FORMAT, INDEX, NAME, index_bytes, shard_name
 from deltagram.store.header import framed, header_text
 from deltagram.store.layout import SHARD_BYTES
 from deltagram.store.manifest import manifest_digest

@@ -11,7 +11,7 @@ from deltagram.arrays import Spec
 from deltagram.store.digest import whole_digest
 from deltagram.store.header import METADATA
 from deltagram.store.masked import masked
-from deltagram.store.tensors import Digest, Shape, Size, StoredTensor, Strict
+from deltagram.store.tensors import Digest, Shape, Size, StoredTensor, Strict, WholeTensor
 
 VERSION: Final = 1
 FEATURES: Final = frozenset(
@@ -27,6 +27,7 @@ FEATURES: Final = frozenset(
         "resized",
         "exact",
         "low_rank",
+        "coded",
     },
 )
 
@@ -146,5 +147,7 @@ def features(tensors: Mapping[str, StoredTensor]) -> list[str]:
             needed |= {getattr(kept.mask, "score", "")} & FEATURES
             needed |= {kept.values.codec} & FEATURES
             needed |= {kept.values.pack} if kept.values.pack else set()
+        if isinstance(entry, WholeTensor) and entry.values is not None:
+            needed |= {"coded"} | ({entry.values.codec, entry.values.pack or ""} & FEATURES)
         needed |= {entry.form} & FEATURES
     return sorted(needed)

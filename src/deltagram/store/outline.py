@@ -9,7 +9,7 @@ from deltagram.delta.masks import WORDS
 from deltagram.delta.methods import Listed, Structural, kept_count, threshold
 from deltagram.delta.plan import Entry, Plan
 from deltagram.delta.submatrix import inside
-from deltagram.store.deltafile import FORMAT
+from deltagram.store.directory import FORMAT
 from deltagram.store.header import header_text
 from deltagram.store.manifest import Manifest
 from deltagram.store.parts import part_specs
@@ -35,10 +35,12 @@ def outline(entry: Entry, *, pack: bool) -> StoredTensor:
     """A manifest entry at least as long as the one `entry` will get."""
     base, tuned = entry.base, entry.tuned
     if base is None:
-        return WholeTensor(shape=list(tuned.shape), dtype=tuned.dtype, digest=UNKNOWN)
+        return WholeTensor(
+            shape=list(tuned.shape), dtype=tuned.dtype, values=coded_values(entry, pack=pack), digest=UNKNOWN
+        )
     fields = identity(entry, base, UNKNOWN) | {"digest": UNKNOWN}
     if entry.form == "whole":
-        return WholeTensor.model_validate(fields)
+        return WholeTensor.model_validate(fields | {"values": coded_values(entry, pack=pack)})
     if entry.form == "exact":
         return ExactTensor.model_validate(fields | {"tuned_digest": UNKNOWN})
     if entry.form == "low_rank" and entry.factors is not None:
@@ -52,6 +54,11 @@ def outline(entry: Entry, *, pack: bool) -> StoredTensor:
         "mask": _mask(entry),
     }
     return PrunedTensor.model_validate(fields | {"values": StoredValues.of(entry.values, pack=pack)})
+
+
+def coded_values(entry: Entry, *, pack: bool) -> StoredValues | None:
+    """How a whole tensor's entries are coded; None for one that is stored as it is."""
+    return StoredValues.of(entry.values, pack=pack) if entry.coded else None
 
 
 def identity(entry: Entry, base: Spec, digest: str) -> dict[str, Any]:

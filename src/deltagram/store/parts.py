@@ -22,6 +22,7 @@ from deltagram.store.tensors import (
     LowRankTensor,
     PrunedTensor,
     StoredTensor,
+    StoredValues,
     WholeTensor,
 )
 
@@ -59,7 +60,7 @@ def pattern_words(part: Part) -> Bits:
 def part_specs(entry: StoredTensor) -> dict[str, Spec | None]:
     """The stored arrays a tensor of this form has: suffix to spec; None for bytes whose count the data decide."""
     if isinstance(entry, WholeTensor):
-        return {"whole": entry.spec}
+        return {"whole": entry.spec} if entry.values is None else _value_specs(entry.values, entry.spec.size)
     if isinstance(entry, ExactTensor):
         return {"planes": None}
     if isinstance(entry, LowRankTensor):
@@ -68,12 +69,14 @@ def part_specs(entry: StoredTensor) -> dict[str, Spec | None]:
     return _kept_specs(entry) if isinstance(entry, PrunedTensor) else {}
 
 
+def _value_specs(values: StoredValues, count: int) -> dict[str, Spec | None]:
+    setting = values.setting()
+    plain = isinstance(setting, Floats) and values.pack is None
+    return {"values": Spec(dtype=setting.dtype, shape=(count,)) if plain and isinstance(setting, Floats) else None}
+
+
 def _kept_specs(entry: Masked) -> dict[str, Spec | None]:
-    setting, packed = entry.values.setting(), entry.values.pack is not None
-    plain = isinstance(setting, Floats) and not packed
-    parts: dict[str, Spec | None] = {"values": None}
-    if plain and isinstance(setting, Floats):
-        parts["values"] = Spec(dtype=setting.dtype, shape=(entry.mask.keep,))
+    parts = _value_specs(entry.values, entry.mask.keep)
     if isinstance(entry.mask, BernoulliMask):
         parts["counts"] = Spec(dtype="U32", shape=(-(-entry.common.size // BLOCK),))
     elif isinstance(entry.mask, ListedMask):

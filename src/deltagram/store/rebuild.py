@@ -63,7 +63,10 @@ def rebuild(delta: Delta, name: str, base: Checkpoint) -> Iterator[Bits | memory
         if tensor.base_digest is not None:
             source = base_name(delta, name)
             check_base_digest(delta, base, source, base.digest(source), tensor.base_digest)
-        yield delta.parts[f"{name}:whole"].data
+        if tensor.values is None:
+            yield delta.parts[f"{name}:whole"].data  # not copied: it may be large
+        else:
+            yield from delta.whole(name)
         return
     if isinstance(tensor, PrunedTensor):
         yield from _pruned(delta, name, tensor, base)

@@ -209,16 +209,19 @@ class PrunedTensor(_Tensor):
 
 
 class WholeTensor(_Tensor):
-    """All bytes. `base_digest` is there if the base has a tensor of that name."""
+    """All entries, as bytes or (`values`) coded. `base_digest` is there if the base has a tensor of that name."""
 
     form: Literal["whole"] = "whole"
     base_digest: Digest | None = None
+    values: StoredValues | None = None
     digest: Digest
 
     @model_validator(mode="after")
     def _based(self) -> "WholeTensor":
         if self.base_digest is None and (self.base_name, self.base_shape, self.base_dtype) != (None, None, None):
             raise ValueError("a base without a digest")
+        if self.values is not None and not (self.spec.floating and self.spec.size):
+            raise ValueError(f"{self.spec} has no values to code")
         return self
 
 
