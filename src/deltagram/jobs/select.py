@@ -111,7 +111,7 @@ def select(
         numbers_of, may_retrain=may_retrain, labels=labels is not None, kind=kind, base=shlex.quote(str(base)),
         tuned=shlex.quote(str(tuned)), files=files,
     )  # fmt: skip
-    looked = replace(evidence, texts=unit["texts"]) if fit is None else fit
+    looked = fit or replace(evidence, texts=len(on.texts.scored))
     command = _command(
         shop, chosen.candidate, looked, refit=fit is not None, plan=plan_out or "plan.yaml", out=out or "DELTA"
     )
