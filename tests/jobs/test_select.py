@@ -1,5 +1,6 @@
 """select on tiny models of real classes: nothing measured beats it, its command makes its delta, it says why."""
 
+import importlib
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -272,3 +273,23 @@ def test_a_model_whose_numbers_are_not_finite(desk: Path, tmp_path: Path) -> Non
     save_file(state, tuned / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises((SettingError, PlanError), match=r"NaN|not finite"):
         select(base, tuned, calibration=desk / "texts.jsonl", budget=BUDGET)
+
+
+def test_fitted_values_are_written_as_prune_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The refitted delta is the one in OUT, its command makes its bytes, and reads no text that judged it."""
+    monkeypatch.setattr(importlib.import_module("deltagram.jobs.select"), "_better", lambda *_: True)
+    base, tuned = bert_pair(tmp_path)
+    write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in sentences(90, seed=5)])
+    record = select(
+        base, tuned, calibration=tmp_path / "texts.jsonl", texts=16, budget=BUDGET, refit=True, out=tmp_path / "d",
+        plan_out=tmp_path / "plan.yaml",
+    )  # fmt: skip
+    chosen = record.numbers["recommended"]
+    assert (record.numbers["texts"], record.numbers["held_out"]) == (16, 45)
+    words = shlex.split(chosen["command"])
+    assert "--refit" in words
+    assert words[words.index("--texts") + 1] == str(90 - 45 - 16)
+    words[4] = str(tmp_path / "again")
+    done = CliRunner().invoke(app, words[1:])
+    assert done.exit_code == 0, done.output
+    assert payload(tmp_path / "again") == payload(tmp_path / "d")

@@ -2,8 +2,9 @@
 
 import math
 import shlex
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,15 +13,16 @@ from deltagram.errors import SettingError
 from deltagram.jobs.bench import Bench, bench
 from deltagram.jobs.calibration import input_norms
 from deltagram.jobs.candidates import TABLE, Candidate, plan_text
+from deltagram.jobs.card import model_card
 from deltagram.jobs.decision import decide, statistics
 from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.tournament import Row, Tournament
-from deltagram.jobs.workshop import Workshop
+from deltagram.jobs.workshop import Made, Workshop
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.adapter import open_tuned
 from deltagram.store.checkpoint import open_checkpoint
-from deltagram.store.staging import check_output, staged_file
+from deltagram.store.staging import check_output, staged, staged_file
 
 RATIOS: Final = (30, 100, 300)  # smaller than the model in bfloat16, without a budget or a bound
 _LADDER: Final = (10, 30, 100, 300, 1000)  # where a bound on the loss is looked for
@@ -53,7 +55,7 @@ def select(
     Masks, kept shares, codecs and divisors are measured on `calibration` texts or, by `metric`, on `labels`; the
     second half of the texts is held out for the guarantee. Without a budget and a bound, 1/30, 1/100 and 1/300 of the
     model in bfloat16 are tried. With `refit` the values of the best candidate are then fitted to the calibration texts
-    before those held out (`prune --refit`), and kept so if that measures better. Nothing is written but `out` (the
+    before those that compare (`prune --refit`), and kept so if that measures better. Nothing is written but `out` (the
     recommended delta) and `plan_out` (the plan that
     makes it), if given. `numbers`: decision, table, recommended row with its command, plan and guarantee.
 
@@ -84,12 +86,14 @@ def select(
             games = Tournament(on, shop, progress=progress)
             rounds = _rounds(games, dense, budget=budget, max_loss=max_loss)
             chosen = _chosen(rounds, max_loss)
-            told = _told(on, shop, chosen)
+            made, told = _told(on, shop, chosen)
             fit = replace(evidence, texts=on.texts.leading) if refit else None
             if fit is not None:
-                fitted = _told(on, shop, chosen, fit)
-                better = fitted["score_again"] <= told["score_again"]
-                told, fit = (fitted | {"before_refit": told["score_again"]}, fit) if better else (told, None)
+                again, fitted = _told(on, shop, chosen, fit)
+                if _better(fitted, told):
+                    made, told = again, fitted | {"before_refit": told["score_again"]}
+                else:
+                    fit = None
             plain = next((row for row in rounds[-1] if row.candidate.plain), None)
             drop = 1 - (plain.candidate.keep if plain else 0.01)
             numbers_of = statistics(on, drop=drop)
@@ -97,8 +101,7 @@ def select(
             unit = {"texts": len(on.texts.scored), "held_out": len(on.texts.held_out), "unit": on.expected.unit}
         plan = plan_text(shop.plan, chosen.candidate, chosen.divisors)
         if out is not None:
-            made = shop.make(chosen.candidate, chosen.divisors, out=Path(out), force=force, refit=fit)
-            told["delta_bytes"] = made.nbytes
+            told["delta_bytes"] = _write(made, Path(out), force=force, inputs=(base, tuned))
     if plan_out is not None:
         with staged_file(Path(plan_out), force=force) as place:
             place.write_text(plan, "utf-8")
@@ -108,17 +111,13 @@ def select(
         numbers_of, may_retrain=may_retrain, labels=labels is not None, kind=kind, base=shlex.quote(str(base)),
         tuned=shlex.quote(str(tuned)), files=files,
     )  # fmt: skip
-    reads = fit is not None or chosen.candidate.weighed
-    looked = unit["texts"] if fit is None else fit.texts
-    weighed = ["--calibration", str(calibration), "--texts", str(looked), "--max-length", str(max_length)]
-    command = shlex.join([
-        "deltagram", "prune", str(base), str(tuned), str(out or "DELTA"), "--method", chosen.candidate.method,
-        "--values", chosen.candidate.values, "--keep", repr(chosen.candidate.keep),
-        "--plan", str(plan_out or "plan.yaml"), *(("--seed", str(seed)) if seed else ()),
-        *(("--refit",) if fit is not None else ()), *(weighed if reads else ()),
-    ])  # fmt: skip
+    looked = fit or replace(evidence, texts=len(on.texts.scored))
+    command = _command(
+        shop, chosen.candidate, looked, refit=fit is not None, plan=plan_out or "plan.yaml", out=out or "DELTA"
+    )
     numbers: dict[str, Any] = {
-        **meter.numbers(), **unit, "dense_bytes": dense, "decision": decision.numbers(),
+        **meter.numbers(), **unit, "dense_bytes": dense, "floor_bytes": games.least,
+        "decision": decision.numbers(),
         "statistics": asdict(numbers_of),
         "score": on.score_name,
         "table": [row.numbers(dense) for rows in rounds for row in rows],
@@ -131,6 +130,32 @@ def select(
         "max_length": max_length, "out": str(out or ""), "plan_out": str(plan_out or ""),
     }  # fmt: skip
     return Record(job="select", settings=settings, seed=seed, numbers=numbers)
+
+
+def _command(
+    shop: Workshop, chosen: Candidate, looked: Evidence, *, refit: bool, plan: Path | str, out: Path | str
+) -> str:
+    """What makes the recommended delta; `looked` are the texts it looks at, if any."""
+    texts = ["--calibration", looked.calibration, "--texts", looked.texts, "--max-length", looked.max_length]
+    words = [
+        "deltagram", "prune", shop.base, shop.tuned, out, "--method", chosen.method, "--values", chosen.values,
+        "--keep", repr(chosen.keep), "--plan", plan, *(("--seed", shop.seed) if shop.seed else ()),
+        *(("--refit",) if refit else ()), *(texts if refit or chosen.weighed else ()),
+    ]  # fmt: skip
+    return shlex.join(str(word) for word in words)
+
+
+def _better(fitted: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether fitted values are kept."""
+    return bool(fitted["score_again"] <= before["score_again"])
+
+
+def _write(made: Made, out: Path, *, force: bool, inputs: Sequence[Path]) -> int:
+    """Copy the recommended delta to its place, under its name; returns its bytes."""
+    with staged(out, force=force, inputs=inputs) as folder:
+        shutil.copytree(made.delta.path, folder, dirs_exist_ok=True)
+        (folder / "README.md").write_text(model_card(made.delta.manifest, name=out.name), "utf-8", "replace")
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _check(budget: int | None, max_loss: float | None, seed: int) -> None:
@@ -152,13 +177,9 @@ def _rounds(games: Tournament, dense: int, *, budget: int | None, max_loss: floa
     rounds: list[list[Row]] = []
     table: Sequence[Candidate] = TABLE
     sizes = [dense // ratio for ratio in (RATIOS if max_loss is None else _LADDER)]
+    sizes = [size for size in sizes if size > games.least] or sizes[:1]
     for size in sizes:
-        try:
-            rounds.append(games.at(size, table=table))
-        except SettingError:
-            if not rounds:
-                raise
-            break
+        rounds.append(games.at(size, table=table))
         table = _narrowed(rounds[-1])
         if max_loss is not None and rounds[-1][0].score.loss > max_loss:
             break
@@ -190,14 +211,14 @@ def _chosen(rounds: Sequence[Sequence[Row]], max_loss: float | None) -> Row:
     return next((row for row in best if (row.score.agreement or 0) >= _AGREE), best[-1])
 
 
-def _told(on: Bench, shop: Workshop, chosen: Row, refit: Evidence | None = None) -> dict[str, Any]:
+def _told(on: Bench, shop: Workshop, chosen: Row, refit: Evidence | None = None) -> tuple[Made, dict[str, Any]]:
     """The recommended delta made again from its plan and measured again: its guarantee, and the score it has."""
     made = shop.make(chosen.candidate, chosen.divisors, refit=refit)
     divisors = {name: float(tensor.divide_by) for name, tensor in made.stored.items()}
     on.put(made.stored).set(divisors)
     again = on.score()
     found = on.guarantee(made.stored, divisors)
-    return {
+    return made, {
         "score_again": again.loss, "agreement_again": again.agreement, "refit": refit is not None,
         "guarantee": None if found is None else asdict(found),
     }  # fmt: skip

@@ -17,9 +17,9 @@ HELD_OUT = 2048  # texts the guarantee is on, at most
 class Parts:
     """Texts by what they are for.
 
-    `scored` compare candidates (by output change), `fitted` are what scales are distilled on (others, where there are
-    enough), `labelled` compare candidates by a metric; `held_out` are none of these;
-    `leading` is how many texts the file begins with before the first of them.
+    `fitted` are what scales (and values) are fitted to; `scored` compare candidates (by output change), so that none
+    wins by fitting what it is judged by; `labelled` compare candidates by a metric; `held_out` are none of these.
+    `leading` is how many texts the file begins with before the first scored one.
     """
 
     scored: tuple[str, ...]
@@ -62,13 +62,14 @@ def parts(run: Loaded, evidence: Evidence) -> Parts:
         raise SettingError(source, "has no text that is not in the labelled file too", fix="add other texts")
     if known is not None and len(known.text) > LABELLED:
         known = _only(known, frozenset(known.text[:: -(-len(known.text) // LABELLED)]))
-    scored, rest = choosing[: evidence.searched], choosing[evidence.searched :]
+    count = min(evidence.searched, len(choosing) // 2)
+    fitted, scored = choosing[:-count], choosing[-count:]
     return Parts(
         scored=scored,
-        fitted=(rest if len(rest) >= len(scored) else choosing)[:FITTED],
+        fitted=fitted[:FITTED],
         labelled=known,
         held_out=held_out[:HELD_OUT],
-        leading=texts.index(held_out[0]),
+        leading=texts.index(scored[0]),
     )
 
 

@@ -52,6 +52,11 @@ class Tournament:
             ))  # fmt: skip
         return self._floors[candidate.vectors]
 
+    @property
+    def least(self) -> int:
+        """The floor of the smallest candidates."""
+        return min(self.floor(replace(TABLE[0], vectors=vectors)) for vectors in ("4bit", "8bit"))
+
     def at(self, budget: int, *, table: Sequence[Candidate] = TABLE) -> list[Row]:
         """Everything measured within `budget` bytes, the best first. Raises SettingError for one below the floor.
 
@@ -61,7 +66,7 @@ class Tournament:
         """
         rows = [row for step, candidate in enumerate(table, 1) for row in self._try(candidate, budget, step, table)]
         if not rows:
-            raise below_floor(budget, min(self.floor(replace(TABLE[0], vectors=v)) for v in ("4bit", "8bit")))
+            raise below_floor(budget, self.least)
         for vary in (self._other_vectors, self._by_layer):
             rows += self._measure(self._fit(vary(min(rows, key=_order).candidate), budget), refine=False)
         rows += self._measure(self._fit(min(rows, key=_order).candidate, budget), refine=True)

@@ -64,20 +64,17 @@ class Workshop:
         candidate: Candidate,
         divisors: Mapping[str, float] | None = None,
         *,
-        out: Path | None = None,
-        force: bool = True,
         refit: Evidence | None = None,
     ) -> Made:
         """Prune by a candidate, as the command line would; with `refit` its values are fitted to those texts."""
         rules = self.folder / "plan.yaml"
         rules.write_text(plan_text(self.plan, candidate, divisors or {}), "utf-8")
-        place = out or self.folder / "delta"
+        place = self.folder / ("delta" if refit is None else "refitted")
         record = prune(
             self.base, self.tuned, place, keep=candidate.keep, method=candidate.method, values=candidate.values,
-            plan=rules, seed=self.seed, force=force, **self._texts(candidate, refit),
+            plan=rules, seed=self.seed, force=True, **self._texts(candidate, refit),
         )  # fmt: skip
-        reserve = NAME_BYTES if out is None else 0
-        return Made(candidate=candidate, delta=open_delta(place), nbytes=record.numbers["delta_bytes"] + reserve)
+        return Made(candidate=candidate, delta=open_delta(place), nbytes=record.numbers["delta_bytes"] + NAME_BYTES)
 
     def _texts(self, candidate: Candidate, refit: Evidence | None) -> dict[str, Any]:
         if refit is None:
