@@ -4,13 +4,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from deltagram.arrays import F64, Bits, as_floats
 from deltagram.delta.plan import Plan
-from deltagram.delta.stored import Pruned
+from deltagram.delta.stored import Pruned, Whole
 from deltagram.errors import SettingError
 from deltagram.jobs import guarantee
 from deltagram.jobs.evidence import Evidence, Labelled, measured, trained_classifier
@@ -23,6 +24,7 @@ from deltagram.training.loaded import Batch, Loaded, batches, loaded
 from deltagram.training.trial import Divisors, Trial
 
 _LOGITS: Final = 1 << 26
+NOTHING: Final[Mapping[str, Whole]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,22 +63,27 @@ class Bench:
     labelled: Labelled | None
     touched: set[str]
 
-    def put(self, stored: Mapping[str, Pruned]) -> Trial:
-        """Put pruned tensors on the model, all others being the fine-tuned ones; divisors are still to be set."""
+    def put(self, stored: Mapping[str, Pruned], coded: Mapping[str, Whole] = NOTHING) -> Trial:
+        """Put pruned and coded tensors on the model, all others being the fine-tuned ones; divisors are to be set."""
         self.clear()
-        self.touched.update(stored)
+        self.touched.update([*stored, *coded])
+        for name, tensor in coded.items():
+            self._write(name, tensor.bits, tensor.spec.dtype)
         return Trial(self.run, stored, self._base_bits)
 
     def clear(self) -> None:
         """Put the fine-tuned tensors back."""
-        import torch  # noqa: PLC0415 - whoever has a bench has it loaded
-
         for name in self.touched:
             spec = self.tuned.specs[name]
-            floats = as_floats(self.tuned.bits(name, 0, spec.size), spec.dtype).astype(np.float32)
-            with torch.no_grad():
-                self.run.parameters[name].data.view(-1).copy_(torch.from_numpy(floats))
+            self._write(name, self.tuned.bits(name, 0, spec.size), spec.dtype)
         self.touched.clear()
+
+    def _write(self, name: str, bits: Bits, dtype: str) -> None:
+        import torch  # noqa: PLC0415 - whoever has a bench has it loaded
+
+        floats = as_floats(bits, dtype).astype(np.float32)
+        with torch.no_grad():
+            self.run.parameters[name].data.view(-1).copy_(torch.from_numpy(floats))
 
     def _base_bits(self, name: str) -> Bits:
         return self.base.bits(name, 0, self.base.specs[name].size)
@@ -119,14 +126,16 @@ class Bench:
         """A metric as people know it, from the error that is minimised."""
         return error if self.run.kind == "decoder" else -error
 
-    def guarantee(self, stored: Mapping[str, Pruned], divisors: Divisors) -> guarantee.Guarantee | None:
+    def guarantee(
+        self, stored: Mapping[str, Pruned], coded: Mapping[str, Whole], divisors: Divisors
+    ) -> guarantee.Guarantee | None:
         """What the held-out texts say of a delta; None for a model that decides nothing about a text as a whole."""
         what = guarantee.counted(self.run)
         if not what:
             return None
         self.clear()
         expected = guarantee.decisions(self.run, self.held_out)
-        self.put(stored).set(divisors)
+        self.put(stored, coded).set(divisors)
         return guarantee.guarantee(guarantee.decisions(self.run, self.held_out), expected, counted=what)
 
 

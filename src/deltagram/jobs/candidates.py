@@ -11,6 +11,7 @@ from deltagram.delta.plan import Entry, Plan
 from deltagram.jobs.groups import group_of
 
 LEAST: Final = 1e-6
+HEADS: Final = "8bit"  # how heads are coded: they weigh much in a small delta, and their own errors little
 _SMALLEST: Final = 32  # entries below which a vector is stored whole: its scales would take as much
 
 
@@ -67,6 +68,11 @@ def _rule(entry: Entry, candidate: Candidate, divisor: float | None) -> dict[str
         if candidate.vectors == "whole":
             return None
         rule |= {"form": "pruned", "method": "random", "keep": 1.0, "values": candidate.vectors}
+    elif is_head(entry):
+        if candidate.vectors == "whole":
+            return None
+        rule |= {"form": "whole", "values": HEADS}
+        divisor = None
     elif entry.form not in ("pruned", "resized"):
         return None
     elif (group := group_of(entry.name, dimensions=len(entry.tuned.shape))) in candidate.share:
@@ -82,6 +88,14 @@ def is_vector(entry: Entry) -> bool:
     return (
         entry.form == "whole" and base is not None and len(tuned.shape) == 1 and base.shape == tuned.shape
         and tuned.floating and base.floating and tuned.size >= _SMALLEST and entry.reason == "1-d"
+    )  # fmt: skip
+
+
+def is_head(entry: Entry) -> bool:
+    """Whether a tensor is stored whole because it has no base, or is a head, and is worth coding."""
+    return (
+        entry.form == "whole" and entry.reason in ("not in the base", "head") and entry.tuned.floating
+        and entry.tuned.size >= _SMALLEST
     )  # fmt: skip
 
 

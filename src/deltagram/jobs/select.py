@@ -215,9 +215,9 @@ def _told(on: Bench, shop: Workshop, chosen: Row, refit: Evidence | None = None)
     """The recommended delta made again from its plan and measured again: its guarantee, and the score it has."""
     made = shop.make(chosen.candidate, chosen.divisors, refit=refit)
     divisors = {name: float(tensor.divide_by) for name, tensor in made.stored.items()}
-    on.put(made.stored).set(divisors)
+    on.put(made.stored, made.coded).set(divisors)
     again = on.score()
-    found = on.guarantee(made.stored, divisors)
+    found = on.guarantee(made.stored, made.coded, divisors)
     return made, {
         "score_again": again.loss, "agreement_again": again.agreement, "refit": refit is not None,
         "guarantee": None if found is None else asdict(found),

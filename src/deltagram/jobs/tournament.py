@@ -90,7 +90,7 @@ class Tournament:
         if made is None:
             return
         tensors = {name: t for name, t in made.delta.manifest.tensors.items() if isinstance(t, PrunedTensor)}
-        divide, trial = family(tensors), self._bench.put(made.stored)
+        divide, trial = family(tensors), self._bench.put(made.stored, made.coded)
         if made.candidate.plain and not refine:
             default = default_of(made.stored, tensors)
             trial.set(default)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deltagram.delta.plan import Plan
-from deltagram.delta.stored import Pruned
+from deltagram.delta.stored import Pruned, Stored, Whole
 from deltagram.errors import SettingError
 from deltagram.jobs.calibration import Norms
 from deltagram.jobs.candidates import LEAST, Candidate, plan_text
@@ -18,6 +18,7 @@ from deltagram.progress import SILENT, Progress
 from deltagram.store.adapter import open_tuned
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.deltafile import Delta, open_delta
+from deltagram.store.tensors import WholeTensor
 
 NAME_BYTES: Final = 512  # what the name of the final directory may add to its model card
 _ENOUGH: Final = 0.985  # of the budget, where fitting stops
@@ -35,7 +36,18 @@ class Made:
     @cached_property
     def stored(self) -> dict[str, Pruned]:
         """Its pruned tensors, decoded."""
-        return {name: tensor for name, tensor in self.delta.load().items() if isinstance(tensor, Pruned)}
+        return {name: tensor for name, tensor in self._loaded.items() if isinstance(tensor, Pruned)}
+
+    @cached_property
+    def coded(self) -> dict[str, Whole]:
+        """Tensors stored whole, but coded, decoded: they are not quite the fine-tuned ones."""
+        entries = self.delta.manifest.tensors
+        coded = {name for name, entry in entries.items() if isinstance(entry, WholeTensor) and entry.values is not None}
+        return {n: tensor for n, tensor in self._loaded.items() if n in coded and isinstance(tensor, Whole)}
+
+    @cached_property
+    def _loaded(self) -> dict[str, Stored]:
+        return self.delta.load()
 
 
 @dataclass(frozen=True, kw_only=True)
