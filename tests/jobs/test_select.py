@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from deltagram.cli import app
 from deltagram.commands.select import show_select
-from deltagram.delta.stored import Pruned
 from deltagram.errors import CheckpointError, OutputError, PlanError, SettingError
 from deltagram.jobs import inspect, prune, restore, select
 from deltagram.jobs.bench import bench
@@ -26,7 +25,7 @@ from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.groups import VECTORS, grouped
 from deltagram.jobs.guarantee import guarantee
 from deltagram.jobs.select import select as job
-from deltagram.jobs.workshop import Workshop
+from deltagram.jobs.workshop import Made, Workshop
 from deltagram.records import Record
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.deltafile import open_delta
@@ -59,13 +58,12 @@ def payload(folder: Path) -> dict[str, bytes]:
 
 def scored(desk: Path, delta: Path, scratch: Path) -> float:
     """The output change of a delta, measured afresh, on the texts `select` compares on."""
-    opened = open_delta(delta)
-    stored = {name: tensor for name, tensor in opened.load().items() if isinstance(tensor, Pruned)}
+    made = Made(candidate=TABLE[0], delta=open_delta(delta), nbytes=0)
     pair = open_checkpoint(desk / "base"), open_checkpoint(desk / "tuned")
     scratch.mkdir()
     shop = Workshop(base=desk / "base", tuned=desk / "tuned", folder=scratch, seed=0)
     with bench(*pair, shop.plan, shop.make(TABLE[0]).stored, Evidence(calibration=desk / "texts.jsonl")) as on:
-        on.put(stored).set(opened.divisors)
+        on.put(made.stored, made.coded).set(made.delta.divisors)
         return on.score().loss
 
 
