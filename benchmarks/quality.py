@@ -25,6 +25,8 @@ from deltagram.papers.tasks import VARIANTS, Task
 from deltagram.papers.ways import BY_LABEL
 
 STRENGTH = 0.05
+LIGHT = {"texts": 8, "labels": 8}  # for the language model: its searches take minutes even so
+HEAVY = ("4 bit, rows distilled", "3 bit, values refitted", "select", "DAREx-q, layers, labels")  # an hour each on it
 TASKS = {**VARIANTS, KJV.name: KJV}
 
 
@@ -64,18 +66,21 @@ def main() -> None:
     given = parser.parse_args()
     scale = replace(FULL, name="quality", masks=tuple(range(given.masks)), test=given.tests)
     bench = Bench(folder=given.folder, scale=scale, releases=given.data, progress=Lines())
-    ways = [BY_LABEL[label] for label in given.ways.split(";")]
+    every = [BY_LABEL[label] for label in given.ways.split(";")]
+    light = [way for way in every if way.label not in HEAVY]
     tasks = [TASKS[name] for name in given.variants.split(",")]
     tasks = [task for task in tasks if task.packaged or given.data]
     if given.count:
         for task in tasks:
+            ways = light if task is KJV else every
             print(task.name, planned(list(tuned(bench, task)), masks=given.masks, ways=ways))
         return
     if not given.table:
         claim(given.folder, purpose="Models and measurements of benchmarks/quality.py.")
         for task in tasks:
             start = time.perf_counter()
-            for record in quality(bench, tuned(bench, task), ways=ways):
+            here = replace(bench, scale=replace(scale, **LIGHT)) if task is KJV else bench
+            for record in quality(here, tuned(here, task), ways=light if task is KJV else every):
                 shown = {name: value for name, value in record.numbers.items() if isinstance(value, float)}
                 told = (record.settings[name] for name in ("variant", "way", "size"))
                 bench.progress.say(f"{', '.join(told)}: {shown}")

@@ -72,7 +72,7 @@ def test_a_bible_that_is_missing_or_short_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"kjv.txt: cannot be read .*write it with: bible -f"):
         kjv.kjv(tmp_path)
     (tmp_path / "kjv.txt").write_text("in the beginning")
-    with pytest.raises(SettingError, match="has 0 pieces of 96 words, expected 400 or more"):
+    with pytest.raises(SettingError, match="has 0 pieces of 96 words, expected 200 or more"):
         kjv.kjv(tmp_path)
 
 

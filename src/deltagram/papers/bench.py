@@ -47,7 +47,9 @@ class Scale:
         return self.name == "full"
 
 
-FAST: Final = Scale(name="fast", seeds=(0,), masks=(0, 1), test=600, labels=128, texts=32, prompts=200, chosen_on=64)
+FAST: Final = Scale(
+    name="fast", seeds=(0,), masks=(0, 1), test=400, labels=64, texts=16, prompts=150, chosen_on=48
+)  # fmt: skip
 FULL: Final = Scale(name="full", seeds=(0, 1, 2), masks=(0, 1, 2, 3), test=None, labels=256)
 
 

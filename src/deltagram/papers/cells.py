@@ -1,18 +1,20 @@
 """What is measured, as data: how a delta is stored, and what its kept values are divided by."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from deltagram.arrays import F64
+
+SELECT: Final = "select"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
     """How a delta is pruned: settings of `jobs.prune`. The mask is DARE's own unless told otherwise.
 
-    `budget` is in bytes, and takes the place of `keep`.
+    `budget` is in bytes, and takes the place of `keep`. The method "select" is what `jobs.select` recommends for it.
     """
 
     method: str = "bernoulli"
@@ -27,12 +29,12 @@ class Stored:
     @property
     def calibrated(self) -> bool:
         """Whether texts decide what is kept, or what is kept of it."""
-        return self.refit or "wanda" in self.method
+        return self.refit or "wanda" in self.method or self.method == SELECT
 
     @property
     def drawn(self) -> bool:
         """Whether another seed gives another mask."""
-        return self.method in ("bernoulli", "random", "columns")
+        return self.method in ("bernoulli", "random", "columns", SELECT)
 
     def settings(self) -> dict[str, Any]:
         """What `prune` is told."""

@@ -7,6 +7,7 @@ from deltagram.papers.bench import Bench
 from deltagram.papers.claims import Claim
 from deltagram.papers.darex_decoder import decoder_gain
 from deltagram.papers.darex_dropping import dropping, fixed_mask, growing
+from deltagram.papers.darex_pipeline import pipeline
 from deltagram.papers.darex_rescaling import encoder_gain, importance, structural
 from deltagram.papers.darex_theory import mean_and_variance
 from deltagram.papers.darex_training import lora, pulled
@@ -23,4 +24,5 @@ CHECKS: Final[Mapping[str, Callable[[Bench, Claim], Checked]]] = {
     "D8": lora,
     "D9": structural,
     "D10": importance,
+    "D11": pipeline,
 }

@@ -15,7 +15,7 @@ from deltagram.papers.darex_dropping import keep
 from deltagram.papers.measured import Checked, Gain, Numbers, on_variant, over_seeds, with_ends
 from deltagram.papers.scoring import Answers
 from deltagram.papers.stage import Sources, stage
-from deltagram.papers.tasks import BATCH_SIZE, some
+from deltagram.papers.tasks import some
 from deltagram.store.staging import staged
 from deltagram.training.answers import answer_tokens, fine_tune_answers
 
@@ -65,7 +65,7 @@ def _encoder(gain: Gain, settings: Mapping[str, Any]) -> Numbers:
 
 def _tuned(bench: Bench, base: Path, settings: Mapping[str, Any], *, seed: int) -> Variant:
     told = {
-        "steps": settings["steps"], "batch_size": BATCH_SIZE, "learning_rate": settings["learning_rate"],
+        "steps": settings["steps"], "batch_size": settings["batch_size"], "learning_rate": settings["learning_rate"],
         "max_length": _MAX_LENGTH, "seed": seed,
     }  # fmt: skip
     data, _ = bench.data(bench.large)

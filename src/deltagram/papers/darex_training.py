@@ -89,10 +89,11 @@ def lora(bench: Bench, claim: Claim) -> Checked:
             Stored(keep=keep(settings["drop"]), adapter=adapter) for adapter in ("factors", "product")
         )  # fmt: skip
         plain = gain.score(factors)
-        best = max(gain.score(factors, rule) for rule in settings["rules"])
+        labels, output = (gain.score(factors, rule) for rule in settings["rules"])
         return {
-            "gain": best - plain,
-            "share": gain.share_of(best),
+            "gain": labels - plain,
+            "share": gain.share_of(labels),
+            "gain_output": output - plain,
             "control_mild": gain.share(replace(factors, keep=keep(settings["mild"]))),
             "product_plain": gain.share(product),
             "product_tuned": gain.share(product, settings["rules"][0]),

@@ -12,7 +12,7 @@ from deltagram.papers.tasks import Task
 from deltagram.training.metrics import PERPLEXITY
 
 _WORDS: Final = 96  # of a piece, about 128 tokens
-_TEST: Final = 200
+_TEST: Final = 100
 _STEPS: Final = 82
 _AT_ONCE: Final = 4
 
@@ -20,7 +20,7 @@ _AT_ONCE: Final = 4
 def kjv(folder: Path) -> TextClassification:
     """Pieces of about 128 tokens of `kjv.txt` (of the Debian package bible-kjv: `bible -f gen1:1-rev22:21 > kjv.txt`).
 
-    The last 200 pieces are the test; the pieces before them are what a model is trained on.
+    The last 100 pieces are the test; the pieces before them are what a model is trained on.
     """
     path = folder / "kjv.txt"
     try:

@@ -17,8 +17,9 @@ from deltagram.jobs.once import digest
 from deltagram.jobs.prune import prune
 from deltagram.jobs.runnable import runnable
 from deltagram.jobs.search import RULES, search
+from deltagram.jobs.select import select
 from deltagram.jobs.variant import Variant
-from deltagram.papers.cells import Cell, Outcome, Stored
+from deltagram.papers.cells import SELECT, Cell, Outcome, Stored
 from deltagram.papers.notes import Notes
 from deltagram.papers.scoring import Scorer
 from deltagram.progress import Progress
@@ -130,13 +131,23 @@ class Stage:
         folder = live.scratch / "delta"
         if stored not in live.deltas:
             live.deltas.clear()
-            settings = stored.settings()
-            if stored.calibrated:
-                given = self.sources.evidence
-                settings |= {"calibration": given.calibration, "texts": given.texts, "max_length": given.max_length}
-            record = prune(self.sources.base, self.sources.tuned, folder, **settings, force=True)
-            live.deltas[stored] = record.numbers["delta_bytes"]
+            live.deltas[stored] = self._made(stored, folder)
         return folder, live.deltas[stored]
+
+    def _made(self, stored: Stored, folder: Path) -> int:
+        """Write the delta; returns its bytes."""
+        base, tuned = self.sources.base, self.sources.tuned
+        given = self.sources.evidence
+        texts: dict[str, Any] = {"calibration": given.calibration, "texts": given.texts, "max_length": given.max_length}
+        if stored.method == SELECT:
+            record = select(
+                base, tuned, budget=stored.budget, labels=given.labels, metric=given.metric, out=folder, force=True,
+                seed=stored.seed, progress=self._progress, **texts,
+            )  # fmt: skip
+            return int(record.numbers["recommended"]["delta_bytes"])
+        told = stored.settings() | (texts if stored.calibrated else {})
+        record = prune(base, tuned, folder, **told, force=True)
+        return int(record.numbers["delta_bytes"])
 
     def _numbers(self, values: F64, *, delta_bytes: int = 0, found: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return {"values": values.tolist(), "delta_bytes": delta_bytes, "found": dict(found or {})}

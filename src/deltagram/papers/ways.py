@@ -68,6 +68,7 @@ WAYS: Final = (
     Way(label="3 bit, DAREx-q", values="3bit", divide_by="output", at=_BYTES),
     Way(label="4 bit, rows distilled", values="4bit", divide_by="distil-rows", at=_BYTES),
     Way(label="3 bit, values refitted", values="3bit", refit=True, at=_BYTES),
+    Way(label="select", method="select", at=_BYTES),
     Way(label="AdamR + DARE", tuned="adamr"),
     Way(label="AdamR + DAREx-q", divide_by="output", tuned="adamr"),
     Way(label="AdamR + 4 bit, DAREx-q", values="4bit", divide_by="output", tuned="adamr", at=_BYTES),

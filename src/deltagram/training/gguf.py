@@ -1,5 +1,6 @@
 """A language model in GGUF, dequantised into a plain checkpoint folder."""
 
+import struct
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def dequantise(source: Path, out: Path) -> None:
         try:
             read = transformers.AutoModelForCausalLM.from_pretrained(source.parent, **told)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, **told)
-        except (OSError, ValueError, KeyError) as fault:
+        except (OSError, ValueError, KeyError, struct.error) as fault:
             reason = " ".join(str(fault).split())[:200]
             raise CheckpointError(str(source), f"cannot be read ({reason})", expected="a model in GGUF") from None
         config = read.config
