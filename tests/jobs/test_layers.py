@@ -175,7 +175,7 @@ def test_chosen_entries_and_gentle_deltas_are_told_apart(desk: Desk) -> None:
         ("--calibration empty.jsonl --base base --tuned tuned", "empty.jsonl: is empty"),
         ("--calibration other.csv --base base --tuned tuned", "has no column 'text'"),
         ("--calibration texts.jsonl --base tuned --tuned tuned", "is not the base of this delta"),
-        ("--calibration texts.jsonl --base base --tuned tuned/model.safetensors", "no config.json"),
+        ("--calibration texts.jsonl --base base --tuned tuned/model.safetensors", "without a config.json"),
         (
             "--calibration texts.jsonl --base base --tuned bare",
             "pooler.dense.bias is missing, expected F32 (32,)",
