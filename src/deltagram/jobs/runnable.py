@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from deltagram.errors import SettingError
+from deltagram.errors import CheckpointError
 from deltagram.store.adapter import Adapted, Tuned
 from deltagram.store.checkpoint import Checkpoint
 from deltagram.store.checkpointwriter import write_shards
@@ -17,12 +17,12 @@ from deltagram.store.layout import SHARD_BYTES, lay_out, write_index
 def runnable(tuned: Tuned) -> Iterator[Path]:
     """Its own folder; for a LoRA adapter a temporary one, with base and adapter merged.
 
-    Raises SettingError for a lone file, which has no config.
+    Raises CheckpointError for a lone file, which has no config.
     """
     if isinstance(tuned, Checkpoint):
         if tuned.folder is None:
             found = "is a file without a config.json, and here the model has to run"
-            raise SettingError(str(tuned.path), found, fix="give the fine-tuned model's folder")
+            raise CheckpointError(str(tuned.path), found, fix="give the fine-tuned model's folder")
         yield tuned.folder
         return
     with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch:
