@@ -275,7 +275,7 @@ def test_a_model_whose_numbers_are_not_finite(desk: Path, tmp_path: Path) -> Non
 
 def test_fitted_values_are_written_as_prune_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The refitted delta is the one in OUT, its command makes its bytes, and reads no text that judged it."""
-    monkeypatch.setattr(importlib.import_module("deltagram.jobs.select"), "_better", lambda *_: True)
+    monkeypatch.setattr(importlib.import_module("deltagram.jobs.recommendation"), "_better", lambda *_: True)
     base, tuned = bert_pair(tmp_path)
     write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in sentences(90, seed=5)])
     record = select(

@@ -89,21 +89,20 @@ def prune(
     )  # fmt: skip
     fit.check()
     source = open_checkpoint(base)
-    pair = source, open_tuned(tuned, source, rename=rename)
+    opened = open_tuned(tuned, source, rename=rename)
     plan_with = partial(
-        plan_for, *pair, keep=keep, budget=budget, method=method, columns=columns,
+        plan_for, source, opened, keep=keep, budget=budget, method=method, columns=columns,
         divide_by="dare" if fit.searches else divide_by, values=values, pack=pack, rules=plan, whole=whole,
         rename=rename, adapter=adapter,
     )  # fmt: skip
     made = plan_with()
-    norms = _norms(made, pair[1], calibration, fit, progress)
-    if norms is not None:
-        made = plan_with(norms=norms)
-    files = _companions(pair, with_code=with_code)
+    norms = _norms(made, opened, calibration, fit, progress)
+    made = made if norms is None else plan_with(norms=norms)
+    files = _companions(source, opened, with_code=with_code)
     compiled = backend.prepare(progress=progress)
     start_up = meter.numbers()["seconds"]
     with staged(out, force=force, inputs=inputs) as folder:
-        job = Pair(base=pair[0], tuned=pair[1], seed=seed, pack=pack, folder=folder, norms=norms or {})
+        job = Pair(base=source, tuned=opened, seed=seed, pack=pack, folder=folder, norms=norms or {})
         write = partial(
             write_delta, plan=made, files=files, shard_bytes=shard_bytes, threads=threads, progress=progress
         )
@@ -115,18 +114,17 @@ def prune(
         delta_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     numbers: dict[str, Any] = {
         **meter.numbers(), "start_up_seconds": start_up, "kernels": compiled, "delta_bytes": delta_bytes,
-        "base_bytes": pair[0].nbytes, "tuned_bytes": pair[1].nbytes, "ratio": round(pair[1].nbytes / delta_bytes, 2),
+        "base_bytes": source.nbytes, "tuned_bytes": opened.nbytes, "ratio": round(opened.nbytes / delta_bytes, 2),
         "tensors": len(manifest.tensors), "dropped": sorted(manifest.dropped), "left_behind": list(files.left),
         "base_digest": manifest.base.digest, "matching": made.matching, **measured,
     }  # fmt: skip
     settings = {
         "base": str(base), "tuned": str(tuned), "out": str(out), "budget": budget,
         "keep": KEEP if keep is None and budget is None and method != "exact" else keep, "method": method,
-        "columns": columns, "calibration": "" if isinstance(calibration, Mapping) else str(calibration or ""),
-        "labels": str(labels or ""), "divide_by": divide_by, "refit": refit,
-        "values": values or ("bf16" if budget is None else "4bit"),
+        "columns": columns, "calibration": str(fit.evidence.calibration or ""), "labels": str(labels or ""),
+        "divide_by": divide_by, "refit": refit, "values": values or ("bf16" if budget is None else "4bit"),
         "pack": pack, "rename": [f"{old}={new}" for old, new in rename], "whole": list(whole), "plan": str(plan or ""),
-        "adapter": adapter if isinstance(pair[1], Adapted) else "",
+        "adapter": adapter if isinstance(opened, Adapted) else "",
     }  # fmt: skip
     stored = {entry.name: _told(entry, manifest.tensors[entry.name]) for entry in made.entries}
     return Record(job="prune", settings=settings, seed=seed, numbers=numbers, tensors=stored)
@@ -154,9 +152,8 @@ def _norms(
     return input_norms(tuned, fit.evidence)
 
 
-def _companions(pair: tuple[Checkpoint, Tuned], *, with_code: bool) -> Companions:
+def _companions(base: Checkpoint, tuned: Tuned, *, with_code: bool) -> Companions:
     """The small files that go along: the fine-tuned model's; an adapter's over its base's."""
-    base, tuned = pair
     found = choose(base.folder, tuned.folder, with_code=with_code)
     if not isinstance(tuned, Adapted):
         return found
