@@ -232,7 +232,7 @@ def open_delta(path: Path | str) -> Delta:
     rows = {name: entry.common.shape for name, entry in kept.items()}
     divisors = scales.read_scales(path / scales.NAME, manifest=digest, rows=rows)
     check_companions(path, manifest)
-    return Delta(
+    delta = Delta(
         path=path,
         manifest=manifest,
         digest=digest,
@@ -241,3 +241,7 @@ def open_delta(path: Path | str) -> Delta:
         divisors=divisors,
         files=(*files, path / scales.NAME),
     )
+    for name, entry in manifest.tensors.items():
+        if isinstance(entry, WholeTensor) and entry.values is not None:
+            delta.coded(name, entry)  # that its part can hold as many values as its shape says
+    return delta
