@@ -17,8 +17,9 @@ from deltagram.records import Meter, Record
 from deltagram.store.codecs import ValueReader
 from deltagram.store.deltafile import Delta, open_delta
 from deltagram.store.masked import Masked, masked
+from deltagram.store.masks import ColumnsMask, ListedMask
 from deltagram.store.parts import damage
-from deltagram.store.tensors import ColumnsMask, ListedMask, LowRankTensor, PrunedTensor, StoredTensor, WholeTensor
+from deltagram.store.tensors import LowRankTensor, PrunedTensor, StoredTensor, WholeTensor
 
 
 def inspect(

@@ -21,19 +21,12 @@ from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.drawn import describe, draw
 from deltagram.store.factors import low_rank
+from deltagram.store.masks import ListedMask
 from deltagram.store.outline import UNKNOWN, coded_values, identity
 from deltagram.store.planes import PlaneWriter, Spool, split
 from deltagram.store.positions import PositionEncoder
 from deltagram.store.scan import FIX, Pair, Scan
-from deltagram.store.tensors import (
-    ExactTensor,
-    ListedMask,
-    PrunedTensor,
-    SameTensor,
-    StoredTensor,
-    StoredValues,
-    WholeTensor,
-)
+from deltagram.store.tensors import ExactTensor, PrunedTensor, SameTensor, StoredTensor, StoredValues, WholeTensor
 
 _Part = tuple[Spec, Iterable[bytes | memoryview]]
 

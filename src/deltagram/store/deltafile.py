@@ -19,19 +19,11 @@ from deltagram.store.codecs import ValueReader
 from deltagram.store.directory import FORMAT, check_companions, check_parts, delta_files, delta_header, delta_manifest
 from deltagram.store.manifest import Manifest
 from deltagram.store.masked import Masked, all_masked
+from deltagram.store.masks import ColumnsMask, ListedMask, StratifiedMask
 from deltagram.store.parts import Part, damage, part_specs, pattern_words, payload_digest
 from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
-from deltagram.store.tensors import (
-    ColumnsMask,
-    ExactTensor,
-    ListedMask,
-    LowRankTensor,
-    PrunedTensor,
-    SameTensor,
-    StratifiedMask,
-    WholeTensor,
-)
+from deltagram.store.tensors import ExactTensor, LowRankTensor, PrunedTensor, SameTensor, WholeTensor
 
 
 @dataclass(frozen=True, kw_only=True)
