@@ -55,9 +55,9 @@ def plain(folder: Path) -> list[Row]:
     found = []
     for values in PLAIN:
         made = make(folder, keep=0.01, values=values, pack=False)
-        bits, tensors, whole = VALUES[values].bits_per_value, len(made.record.tensors), made.sum("bytes", "whole")
-        limit = 1.02 * made.kept * bits / 8 + A_TENSOR * tensors + whole
-        beside = f"1.02 x {bits:g} bits a kept value + 0.7 KB a tensor + whole"
+        codes, tensors, whole = VALUES[values].nbytes(made.kept), len(made.record.tensors), made.sum("bytes", "whole")
+        limit = 1.02 * codes + A_TENSOR * tensors + whole
+        beside = f"1.02 x {8 * codes / made.kept:.4g} bits a kept value + 0.7 KB a tensor + whole"
         found.append(
             Row(
                 what=f"{values}, keep 1 %, --no-pack", ours=made.total, beside=beside, theirs=limit, unit="B", at_most=1

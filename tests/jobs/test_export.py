@@ -174,9 +174,14 @@ def test_every_tensor_is_accounted_for(made: Any, tmp_path: Path, to: str) -> No
         loaded(KINDS["bert"], base, tmp_path / "adapter")
 
 
-def test_an_adapter_is_replaced_only_by_force(made: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", ["all", "adapter_model.safetensors", "adapter_config.json"])
+def test_an_adapter_is_replaced_only_by_force(made: Any, tmp_path: Path, left: str) -> None:
+    """Also what a broken download or a person left of it."""
     base, delta = made("llama", keep=0.1)
     jobs.export(base, delta, tmp_path / "adapter", to="lora", rank=1)
+    for path in (tmp_path / "adapter").iterdir():
+        if left not in ("all", path.name):
+            path.unlink()
     with pytest.raises(OutputError, match="exists already"):
         jobs.export(base, delta, tmp_path / "adapter", to="lora", rank=1)
     record = jobs.export(base, delta, tmp_path / "adapter", to="lora", rank=2, force=True)

@@ -132,6 +132,22 @@ def test_a_resumed_training_has_the_same_bits(run: str, room: Path, tmp_path: Pa
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["out", "whole"]
 
 
+@pytest.mark.parametrize("left", ["all", "adapter_model.safetensors"])
+def test_a_trained_adapter_is_replaced_only_by_force(room: Path, tmp_path: Path, left: str) -> None:
+    given = QUICK | {"steps": 2, "lora": 2}
+    data, out = room / "train.jsonl", tmp_path / "out"
+    train(room / "bert", data, out, **given)
+    before = (out / "adapter_model.safetensors").read_bytes()
+    for path in out.iterdir():
+        if left not in ("all", path.name):
+            path.unlink()
+    with pytest.raises(OutputError, match="exists already"):
+        train(room / "bert", data, out, **given)
+    train(room / "bert", data, out, **given | {"steps": 4}, force=True)
+    assert (out / "adapter_config.json").exists()
+    assert (out / "adapter_model.safetensors").read_bytes() != before
+
+
 def test_states_are_kept_at_the_end_of_epochs_and_only_for_the_same_training(room: Path, tmp_path: Path) -> None:
     given = QUICK | {"steps": None, "epochs": 2}
     data, out = room / "train.jsonl", tmp_path / "out"

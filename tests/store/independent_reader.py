@@ -30,7 +30,7 @@ BITMAP_SPAN = 524_288
 HEADER_LIMIT = 100_000_000
 FEATURES = {
     "stratified", "bernoulli", "listed", "columns", "wanda", "uniform", "codebook", "zstd", "resized", "exact",
-    "low_rank",
+    "low_rank", "coded",
 }  # fmt: skip
 MANIFEST_KEYS = ["version", "requires", "created_by", "seed", "base", "tuned", "files", "dropped", "tensors"]
 ENTRY_KEYS = [
@@ -310,7 +310,7 @@ def read_entry(name: str, raw: Any) -> Entry:
     need(wanted is not None, f"{name}: form {form}")
     found = set(raw) - {"shape", "dtype", "form", "base_name", "base_shape", "base_dtype"}
     found -= {"transposed"} if form == "low_rank" else set()
-    need(found - ({"base_digest"} if form == "whole" else set()) == wanted, f"{name}: keys of its form")
+    need(found - ({"base_digest", "values"} if form == "whole" else set()) == wanted, f"{name}: keys of its form")
     for key in found & {"base_digest", "tuned_digest", "digest"}:
         need(is_digest(raw[key]), f"{name}: {key}")
     based = "base_digest" in raw
@@ -344,6 +344,13 @@ def check_form(entry: Entry) -> None:
         check_factors(entry)
     elif entry.form in ("same", "exact"):
         need(len(both) == 1 or both <= set(FLOATS), f"{name}: dtypes {both}")
+    elif is_coded(entry):
+        need(entry.dtype in FLOATS and entry.size > 0, f"{name}: nothing to code")
+        check_values(entry)
+
+
+def is_coded(entry: Entry) -> bool:
+    return entry.form == "whole" and "values" in entry.raw
 
 
 def check_factors(entry: Entry) -> None:
@@ -434,11 +441,12 @@ def features(entries: dict[str, Entry]) -> list[str]:
     used = set()
     for entry in entries.values():
         used |= {entry.form} & {"resized", "exact", "low_rank"}
+        used |= {"coded"} if is_coded(entry) else set()
     for entry in masked(entries).values():
+        used |= {entry.raw["mask"]["kind"]} | ({entry.raw["mask"].get("score")} & {"wanda"})
+    for entry in [*masked(entries).values(), *filter(is_coded, entries.values())]:
         values = entry.raw["values"]
-        used |= {entry.raw["mask"]["kind"], *({values["codec"]} & {"uniform", "codebook"})}
-        used |= {entry.raw["mask"].get("score")} & {"wanda"}
-        used |= {"zstd"} if "pack" in values else set()
+        used |= ({values["codec"]} & {"uniform", "codebook"}) | ({"zstd"} if "pack" in values else set())
     return sorted(used)
 
 
@@ -462,16 +470,18 @@ def deal(entries: dict[str, Entry], parts: dict[str, Tensor]) -> None:
 
 def implied(entry: Entry) -> dict[str, tuple[str, tuple[int, ...] | None]]:
     """Suffix to dtype and shape; a shape of None is one axis of any length."""
-    if entry.form == "whole":
+    if entry.form == "whole" and not is_coded(entry):
         return {"whole": (entry.dtype, entry.shape)}
     if entry.form == "exact":
         return {"planes": ("U8", None)}
     if entry.form in ("same", "low_rank"):
         return {}
-    mask, values = entry.raw["mask"], entry.raw["values"]
-    codec, keep = values["codec"], mask["keep"]
-    plain = codec in ("f32", "bf16", "f16") and "pack" not in values
-    wanted: dict[str, Any] = {"values": (codec.upper(), (keep,)) if plain else ("U8", None)}
+    values, keep = entry.raw["values"], count_of(entry)
+    plain = values["codec"] in ("f32", "bf16", "f16") and "pack" not in values
+    wanted: dict[str, Any] = {"values": (values["codec"].upper(), (keep,)) if plain else ("U8", None)}
+    if is_coded(entry):
+        return wanted
+    mask = entry.raw["mask"]
     if mask["kind"] == "bernoulli":
         wanted["counts"] = ("U32", (-(-entry.size // BLOCK),))
     if mask["kind"] == "columns":
@@ -704,8 +714,14 @@ def words_of(planes: list[bytes]) -> np.ndarray:
     return total
 
 
+def count_of(entry: Entry) -> int:
+    """K of section 7: all entries of a coded whole tensor, else those that the mask keeps."""
+    return entry.size if is_coded(entry) else entry.raw["mask"]["keep"]
+
+
 def values_of(entry: Entry) -> np.ndarray:
-    values, keep, data = entry.raw["values"], entry.raw["mask"]["keep"], entry.parts["values"].data
+    values, keep, data = entry.raw["values"], count_of(entry), entry.parts["values"].data
+    need("pack" not in values or len(data) >= 4 * -(-keep // BLOCK), f"{entry.name}: fewer sizes than blocks")
     codec = values["codec"]
     if codec in ("f32", "bf16", "f16"):
         found = float_values(codec.upper(), data, keep, packed="pack" in values)
@@ -884,6 +900,11 @@ def restored_bytes(entry: Entry, base: dict[str, Tensor], seed: int) -> bytes:
         parts = entry.parts | {f"{f}:{s}": part for f in entry.factors for s, part in entry.factors[f].parts.items()}
         joined = b"".join(parts[s].digest(f"{entry.name}:{s}") for s in sorted(parts))
         need(blake3(joined).hexdigest() == entry.raw["digest"], f"{entry.name}: payload digest")
+    if is_coded(entry):
+        with np.errstate(over="ignore"):
+            found = rounded(values_of(entry), entry.dtype)
+        need(np.isfinite(found.astype(np.float64)).all(), f"{entry.name}: an entry is not finite")
+        return found.tobytes()
     if entry.form == "whole":
         return entry.parts["whole"].data
     assert entry.base_name is not None

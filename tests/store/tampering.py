@@ -95,6 +95,7 @@ def features(manifest: dict[str, Any]) -> list[str]:
         mask, values = entry.get("mask"), entry.get("values")
         used += [mask.get("kind"), mask.get("score")] if isinstance(mask, dict) else []
         used += [values.get("codec"), values.get("pack")] if isinstance(values, dict) else []
+        used += ["coded"] if isinstance(values, dict) and entry.get("form") == "whole" else []
     return sorted({word for word in used if isinstance(word, str) and word in reader.FEATURES})
 
 
@@ -217,14 +218,22 @@ def additions(manifest: dict[str, Any]) -> Iterator[tuple[Path_, str, Any]]:
         for key, new in (("bits", 4), ("group", 64), ("pack", "zstd")):
             if "values" in entry and key not in entry["values"]:
                 yield ("tensors", name, "values"), key, new
-        if entry["form"] == "low_rank":
-            yield ("tensors", name), "transposed", True
-            for letter in "AB":
-                yield ("tensors",), f"{name}:{letter}", entry
+        yield from of_form(name, entry)
     for name in ("README.md", "../up", "/etc/passwd", "model.safetensors", "x" * 300, "a\0b", "no/such"):
         for stored in ("delta", "base"):
             yield ("files",), name, {"digest": hexdigest(b""), "bytes": 0, "stored": stored}
     yield ("dropped",), "other", {"shape": [1], "dtype": "F32", "digest": "0" * 64}
+
+
+def of_form(name: str, entry: dict[str, Any]) -> Iterator[tuple[Path_, str, Any]]:
+    """Keys that belong to one form."""
+    if entry["form"] in ("whole", "same", "exact") and "values" not in entry:
+        for values in ({"codec": "f32"}, {"codec": "bf16", "pack": "zstd"}, {"codec": "codebook", "bits": 2}, []):
+            yield ("tensors", name), "values", values
+    if entry["form"] == "low_rank":
+        yield ("tensors", name), "transposed", True
+        for letter in "AB":
+            yield ("tensors",), f"{name}:{letter}", entry
 
 
 def in_order(entry: dict[str, Any]) -> dict[str, Any]:

@@ -65,6 +65,8 @@ DELTAS: dict[str, Settings] = {
     "columns": {"keep": 0.2, "method": "columns", "columns": 0.4, "values": "f32", "pack": False, "plan": "resized"},
     "few columns": {"keep": 0.1, "method": "columns-magnitude", "columns": 0.9, "values": "4bit"},
     "exact": {"method": "exact"},
+    "coded": {"keep": 0.3, "plan": "coded"},
+    "coded exactly": {"keep": 0.3, "plan": "coded", "pack": False, "values": "sign"},
     "factors": {"adapter": "factors", "keep": 0.3, "values": "f16"},
     "listed factors": {
         "adapter": "factors",
@@ -77,7 +79,14 @@ DELTAS: dict[str, Settings] = {
     "strata": {"adapter": "factors", "keep": 0.1, "values": "codebook2"},
     "sharded": {"keep": 0.3, "method": "magnitude", "values": "bf16", "shard_bytes": 500},
 }
-RESIZED = "tensors: [{match: longer, form: resized}, {match: shorter, form: resized}, {match: number, form: pruned}]"
+PLANS = {
+    "resized": "tensors: [{match: longer, form: resized}, {match: shorter, form: resized}, "
+    "{match: number, form: pruned}]",
+    "coded": "tensors: [{match: longer, form: whole, values: 8bit}, {match: shorter, form: whole, values: 3bit}, "
+    "{match: number, form: whole, values: f32}, {match: plain, form: whole, values: bf16}, "
+    "{match: halves, form: whole, values: codebook3}, {match: doubles, form: whole, values: sign}, "
+    "{match: added, form: whole, values: f16}, {match: cast, form: whole, values: 4bit}]",
+}
 
 
 def given(dtype: str, array: Any) -> Any:
@@ -158,12 +167,13 @@ class Place:
 def made(place: Path) -> Place:
     base, tuned = models(place)
     lora = adapter(place / "lora")
-    (place / "plan.yaml").write_text(RESIZED)
+    for name, rules in PLANS.items():
+        (place / f"{name}.yaml").write_text(rules)
     for name, pristine in DELTAS.items():
         settings = dict(pristine)
         forms = settings.pop("plan", None)
         whole = ["longer", "shorter"] if forms is None else []
-        plan = None if forms is None else place / "plan.yaml"
+        plan = None if forms is None else place / f"{forms}.yaml"
         rename = [("old.", "new.")]
         model = lora if "adapter" in settings else tuned
         jobs.prune(base, model, place / "deltas" / name, whole=whole, plan=plan, rename=rename, **settings)
@@ -391,7 +401,7 @@ def test_hostile_shards(place: Place) -> None:
 def heavy_cases(place: Place) -> Iterator[tuple[str, str, Callable[[Path], object]]]:
     """(delta, label, tampering): what claims to be huge, and what makes two claims about one base tensor."""
     rng = random.Random(8)
-    for name in ("stratified", "bernoulli", "listed", "dense", "columns", "few columns", "exact", "factors"):
+    for name in ("stratified", "bernoulli", "listed", "dense", "columns", "few columns", "exact", "coded", "factors"):
         kit = tampering.take_apart(place.deltas / name)
         large = [(label, path, new) for label, path, new in tampering.changes(kit.manifest) if is_large(new)]
         for label, path, new in rng.sample(large, 12):

@@ -249,6 +249,19 @@ def test_force_replaces_nothing_but_a_checkpoint_or_delta(name: str, content: di
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("name", [
+    "model.safetensors", "model.safetensors.index.json", "delta.safetensors", "delta.safetensors.index.json",
+    "adapter_model.safetensors", "adapter_config.json",
+])  # fmt: skip
+def test_force_replaces_a_checkpoint_an_adapter_and_a_delta(name: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("old")
+    with pytest.raises(OutputError, match="exists already"):
+        write(tmp_path / "out", "new")
+    write(tmp_path / "out", "new", force=True)
+    assert tree(tmp_path) == {"out": "", "out/model.safetensors": "new"}
+
+
 def test_force_replaces_neither_a_file_by_a_folder_nor_a_folder_by_a_file(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("x")
     checkpoint(tmp_path / "m.safetensors", "x")

@@ -94,7 +94,9 @@ def show_prune(record: "Record") -> None:
     n = record.numbers
     if "search" in n:
         show_search(n["search"])
-    forms = Counter(row["form"] for row in record.tensors.values())
+    forms = Counter(
+        row["form"] + (f" in {row['values']}" if "values" in row else "") for row in record.tensors.values()
+    )
     page = show.out()
     tuned = "adapter" if record.settings["adapter"] else "fine-tuned checkpoint"
     page.print(

@@ -64,7 +64,7 @@ class Entry:
     def bytes_bound(self) -> int:
         """Payload bytes at most, before packing (where entries are drawn one by one: by six sigma)."""
         if self.form in ("whole", "exact"):
-            return int(self.tuned.size * self.values.bits_per_value // 8) + 16 if self.coded else self.tuned.nbytes
+            return self.values.nbytes(self.tuned.size) + 16 if self.coded else self.tuned.nbytes
         if self.form == "low_rank" and self.factors is not None:
             both = (self.factors.a, self.factors.b)
             return sum(self._kept_bytes(entries(shape)) for shape in both) + PER_TENSOR_BYTES
@@ -81,7 +81,7 @@ class Entry:
             positions = positions_bound(size, kept)
         elif self.method.mask == "bernoulli":
             kept = min(size, most_drawn(kept))
-        return int(kept * self.values.bits_per_value // 8) + positions + 16
+        return self.values.nbytes(kept) + positions + 16
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,9 @@ class Floats:
 
     dtype: Literal["F32", "BF16", "F16"]
 
-    @property
-    def bits_per_value(self) -> float:
-        """Bits a kept value takes before packing."""
-        return 32 if self.dtype == "F32" else 16
+    def nbytes(self, count: int) -> int:
+        """Bytes that `count` values take before packing."""
+        return count * (4 if self.dtype == "F32" else 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +32,9 @@ class Uniform:
     bits: int
     group: int = GROUP
 
-    @property
-    def bits_per_value(self) -> float:
-        """Bits a kept value takes before packing."""
-        return self.bits + 16 / self.group
+    def nbytes(self, count: int) -> int:
+        """Bytes that the scales and codes of `count` values take before packing."""
+        return 2 * -(-count // self.group) + -(-count * self.bits // 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +43,9 @@ class Codebook:
 
     bits: int
 
-    @property
-    def bits_per_value(self) -> float:
-        """Bits a kept value takes before packing."""
-        return self.bits
+    def nbytes(self, count: int) -> int:
+        """Bytes that the entries, and the indices of `count` values, take before packing."""
+        return (4 << self.bits) + -(-count * self.bits // 8)
 
 
 Values = Floats | Uniform | Codebook
@@ -70,6 +67,11 @@ VALUES: Final[Mapping[str, Values]] = {
     "codebook3": Codebook(bits=3),
     "codebook2": Codebook(bits=2),
 }
+
+
+def name_of(setting: Values) -> str:
+    """The name of a setting in `VALUES`, or for one that has none there, what it is."""
+    return next((name for name, known in VALUES.items() if known == setting), str(setting))
 
 
 def encode_uniform(values: F32, setting: Uniform) -> tuple[U8, U16]:

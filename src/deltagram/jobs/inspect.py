@@ -14,10 +14,12 @@ from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.layers import finding, layer_changes
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
+from deltagram.store.codecs import ValueReader
 from deltagram.store.deltafile import Delta, open_delta
 from deltagram.store.masked import Masked, masked
+from deltagram.store.masks import ColumnsMask, ListedMask
 from deltagram.store.parts import damage
-from deltagram.store.tensors import ColumnsMask, ListedMask, LowRankTensor, PrunedTensor, StoredTensor
+from deltagram.store.tensors import LowRankTensor, PrunedTensor, StoredTensor, WholeTensor
 
 
 def inspect(
@@ -37,8 +39,8 @@ def inspect(
     also have `output`: how much pruning moves the layer's output, predicted and measured (`layers.layer_changes`).
 
     The bound of a tensor is log2 C(entries, kept) bits for listed positions (log2 C(columns, chosen) for chosen
-    columns, none for seeded masks) plus the order-0 entropy of the byte symbols of its stored values: exponents and
-    mantissas, or codes and scales.
+    columns, none for seeded masks and coded whole tensors) plus the order-0 entropy of the byte symbols of its stored
+    values: exponents and mantissas, or codes and scales; of other tensors it is what they take.
     Raises FormatError for a delta whose structure is damaged (`verify` checks the rest), SettingError for one of
     the three without the others, and what `layer_changes` raises.
     """
@@ -124,6 +126,8 @@ def _row(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
             "values": a.values.model_dump(exclude_none=True),
             "divide_by": {letter: _shown(delta.divisors[f"{name}:{letter}"]) for letter in "AB"},
         }
+    elif isinstance(tensor, WholeTensor) and tensor.values is not None:
+        row["values"] = tensor.values.model_dump(exclude_none=True)
     return row
 
 
@@ -133,7 +137,12 @@ def _shown(divisor: F64) -> float | str:
 
 def _statistics(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]:
     """Moments of the kept values and the least bytes that positions and values can take."""
-    found = {unit: _moments(delta, unit, kept) for unit, kept in masked(name, tensor).items()}
+    if isinstance(tensor, WholeTensor) and tensor.values is not None:
+        return _moments(name, delta.coded(name, tensor))
+    found = {
+        unit: _moments(unit, delta.values(unit), positions=_position_bits(kept))
+        for unit, kept in masked(name, tensor).items()
+    }
     if not found:
         return {"bound_bytes": delta.stored_bytes(name)}
     extra = tensor.extra.nbytes if isinstance(tensor, PrunedTensor) else 0
@@ -141,8 +150,7 @@ def _statistics(delta: Delta, name: str, tensor: StoredTensor) -> dict[str, Any]
     return {"bound_bytes": bound, **found.get(name, {"factors": found})}
 
 
-def _moments(delta: Delta, name: str, tensor: Masked) -> dict[str, Any]:
-    reader = delta.values(name)
+def _moments(name: str, reader: ValueReader, *, positions: float = 0.0) -> dict[str, Any]:
     total, square, largest = 0.0, 0.0, 0.0
     counts: list[U64] = []
     for index, first in enumerate(range(0, reader.count, BLOCK)):
@@ -153,7 +161,7 @@ def _moments(delta: Delta, name: str, tensor: Masked) -> dict[str, Any]:
         total, square = total + float(block.sum()), square + float((block**2).sum())
         largest = max(largest, float(np.abs(block).max()))
     count = max(1, reader.count)
-    bits = _position_bits(tensor) + sum(_entropy_bits(plane) for plane in counts)
+    bits = positions + sum(_entropy_bits(plane) for plane in counts)
     return {
         "mean": total / count,
         "rms": math.sqrt(square / count),

@@ -15,8 +15,9 @@ from deltagram.jobs.evidence import Evidence, calibration_batches
 from deltagram.jobs.variant import Variant, variant
 from deltagram.progress import Progress
 from deltagram.store.deltafile import Delta
+from deltagram.store.masks import ColumnsMask, ListedMask
 from deltagram.store.rebuild import check_base_digest
-from deltagram.store.tensors import ColumnsMask, ListedMask, PrunedTensor
+from deltagram.store.tensors import PrunedTensor
 from deltagram.training.activations import linear_weights, visit_inputs
 from deltagram.training.loaded import Batch
 

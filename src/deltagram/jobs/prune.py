@@ -9,6 +9,7 @@ from typing import Any
 from deltagram.delta import backend
 from deltagram.delta.methods import METHODS, Calibrated
 from deltagram.delta.plan import Entry, Plan
+from deltagram.delta.values import name_of
 from deltagram.errors import SettingError
 from deltagram.jobs.calibration import Norms, input_norms
 from deltagram.jobs.card import model_card
@@ -24,7 +25,7 @@ from deltagram.store.companions import Companions, choose
 from deltagram.store.layout import SHARD_BYTES
 from deltagram.store.scan import Pair
 from deltagram.store.staging import check_output, recover, staged
-from deltagram.store.tensors import PrunedTensor, StoredTensor
+from deltagram.store.tensors import PrunedTensor, StoredTensor, WholeTensor
 
 
 def prune(
@@ -163,7 +164,9 @@ def _companions(base: Checkpoint, tuned: Tuned, *, with_code: bool) -> Companion
 
 
 def _told(entry: Entry, tensor: StoredTensor) -> dict[str, str]:
-    """What a record says of a tensor: its form, its mask, what that was chosen by, and why."""
+    """What a record says of a tensor: its form, its mask, what that was chosen by, and why; or its code."""
+    if isinstance(tensor, WholeTensor) and tensor.values is not None:
+        return {"form": tensor.form, "values": name_of(entry.values)}
     if not isinstance(tensor, PrunedTensor):
         return {"form": tensor.form}
     score = getattr(tensor.mask, "score", "random")

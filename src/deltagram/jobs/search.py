@@ -14,8 +14,8 @@ from deltagram.errors import SettingError
 from deltagram.jobs.evidence import Evidence, calibration_batches, labelled
 from deltagram.jobs.variant import Variant
 from deltagram.progress import SILENT, Progress
+from deltagram.store.masks import ListedMask
 from deltagram.store.scales import RowDtype
-from deltagram.store.tensors import ListedMask
 from deltagram.training import activations, distil, outputs
 from deltagram.training.loaded import Batch
 from deltagram.training.metrics import PERPLEXITY

@@ -7,6 +7,7 @@ import numpy as np
 from blake3 import blake3
 
 from deltagram.arrays import DTYPES, F32, U64, Bits, Spec, as_floats, convert, entries
+from deltagram.delta import kernels
 from deltagram.delta.difference import distance
 from deltagram.delta.masks import BLOCK, walk
 from deltagram.delta.methods import Listed, kept_count
@@ -20,19 +21,12 @@ from deltagram.store.deltawriter import NewPart, sized
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.drawn import describe, draw
 from deltagram.store.factors import low_rank
+from deltagram.store.masks import ListedMask
 from deltagram.store.outline import UNKNOWN, coded_values, identity
 from deltagram.store.planes import PlaneWriter, Spool, split
 from deltagram.store.positions import PositionEncoder
 from deltagram.store.scan import FIX, Pair, Scan
-from deltagram.store.tensors import (
-    ExactTensor,
-    ListedMask,
-    PrunedTensor,
-    SameTensor,
-    StoredTensor,
-    StoredValues,
-    WholeTensor,
-)
+from deltagram.store.tensors import ExactTensor, PrunedTensor, SameTensor, StoredTensor, StoredValues, WholeTensor
 
 _Part = tuple[Spec, Iterable[bytes | memoryview]]
 
@@ -91,6 +85,8 @@ def _all_entries(entry: Entry, pair: Pair) -> list[NewPart]:
     try:
         for start in range(0, spec.size, step):
             bits = pair.tuned.bits(entry.name, start, min(start + step, spec.size))
+            if not kernels.all_finite(bits, spec.dtype):
+                raise ValueError("holds NaN or infinity, which no code keeps")
             kept.add(as_floats(convert(bits, spec.dtype, "F32"), "F32"))
         return sized({"values": kept.finish()})
     except ValueError as fault:
@@ -162,6 +158,7 @@ class _Kept:
 
     def __init__(self, entry: Entry, pair: Pair) -> None:
         self._setting, self._pair = entry.values, pair
+        self._restores = entry.tuned.dtype if entry.coded else None
         self._book_bits = entry.values.bits if isinstance(entry.values, Codebook) else 0
         self._counts: U64 = np.zeros(1 << 16, np.uint64)
         self._waiting = Spool(pair.folder)
@@ -170,7 +167,9 @@ class _Kept:
         self.overflowed = False
 
     def _open(self, book: F32 | None) -> ValueWriter:
-        return ValueWriter(self._setting, pack=self._pair.pack, folder=self._pair.folder, book=book)
+        return ValueWriter(
+            self._setting, pack=self._pair.pack, folder=self._pair.folder, book=book, restores=self._restores
+        )
 
     def add(self, values: F32) -> None:
         """Append differences; those that are not finite are counted as a fault, not stored."""

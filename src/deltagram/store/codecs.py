@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
-from deltagram.arrays import F32, U8, U16, Bits, Spec, as_floats
+from deltagram.arrays import F32, U8, U16, Bits, Spec, as_floats, rounded
 from deltagram.delta import kernels
 from deltagram.delta.masks import BLOCK
 from deltagram.delta.values import (
@@ -47,11 +49,20 @@ def _rotate(words: Bits, *, left: bool) -> Bits:
 class ValueWriter:
     """Takes a tensor's kept values in order and gives its `values` part.
 
-    `book` is the fitted codebook where the setting is one. Raises ValueError where a value cannot be held.
+    `book` is the fitted codebook where the setting is one; `restores` is the float dtype that values are rounded to
+    when they are read, if they stand for themselves. Raises ValueError where a value cannot be held.
     """
 
-    def __init__(self, setting: Values, *, pack: bool, folder: Path | None = None, book: F32 | None = None) -> None:
-        self._setting, self._pack, self._book = setting, pack, book
+    def __init__(
+        self,
+        setting: Values,
+        *,
+        pack: bool,
+        folder: Path | None = None,
+        book: F32 | None = None,
+        restores: str | None = None,
+    ) -> None:
+        self._setting, self._pack, self._book, self._restores = setting, pack, book, restores
         self._waiting: list[F32] = []
         self._count = self._total = 0
         self._planes = PlaneWriter(folder=folder)
@@ -95,6 +106,7 @@ class ValueWriter:
         setting = self._setting
         if isinstance(setting, Floats):
             words = _to_words(values, setting)
+            self._check_restored(as_floats(words, setting.dtype))
             if self._pack:
                 self._planes.add(split(_rotate(words, left=True)))
             else:
@@ -104,16 +116,25 @@ class ValueWriter:
             fields, scales = encode_uniform(values, setting)
             if not kernels.all_finite(scales, "BF16"):
                 raise ValueError("a group of values is too large for a bfloat16 scale")
+            if self._restores is not None:
+                self._check_restored(decode_uniform(fields, scales, setting))
         else:
             if self._book is None:
                 raise ValueError("a codebook setting needs its codebook")
             fields, scales = encode_codebook(values, self._book), np.empty(0, np.uint16)
+            self._check_restored(self._book[fields])
         if self._pack:
             coded = kernels.pack_bits(fields, bits=setting.bits) if setting.bits in _DIVIDING else fields
             self._planes.add([*(split(scales) if isinstance(setting, Uniform) else []), coded])
         else:
             self._scales.write(scales.astype("<u2", copy=False).data)
             self._codes.write(kernels.pack_bits(fields, bits=setting.bits).data)
+
+    def _check_restored(self, decoded: NDArray[Any]) -> None:
+        """Raise ValueError if coding moved a value beyond the largest of the dtype it is read back as."""
+        dtype = self._restores
+        if dtype is not None and not kernels.all_finite(rounded(decoded, dtype), dtype):
+            raise ValueError(f"a difference, once coded, is too large for {dtype}")
 
 
 class ValueReader:

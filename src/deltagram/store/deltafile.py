@@ -19,19 +19,11 @@ from deltagram.store.codecs import ValueReader
 from deltagram.store.directory import FORMAT, check_companions, check_parts, delta_files, delta_header, delta_manifest
 from deltagram.store.manifest import Manifest
 from deltagram.store.masked import Masked, all_masked
+from deltagram.store.masks import ColumnsMask, ListedMask, StratifiedMask
 from deltagram.store.parts import Part, damage, part_specs, pattern_words, payload_digest
 from deltagram.store.planes import PlaneReader, join
 from deltagram.store.positions import CodedPositions
-from deltagram.store.tensors import (
-    ColumnsMask,
-    ExactTensor,
-    ListedMask,
-    LowRankTensor,
-    PrunedTensor,
-    SameTensor,
-    StratifiedMask,
-    WholeTensor,
-)
+from deltagram.store.tensors import ExactTensor, LowRankTensor, PrunedTensor, SameTensor, WholeTensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +224,7 @@ def open_delta(path: Path | str) -> Delta:
     rows = {name: entry.common.shape for name, entry in kept.items()}
     divisors = scales.read_scales(path / scales.NAME, manifest=digest, rows=rows)
     check_companions(path, manifest)
-    return Delta(
+    delta = Delta(
         path=path,
         manifest=manifest,
         digest=digest,
@@ -241,3 +233,7 @@ def open_delta(path: Path | str) -> Delta:
         divisors=divisors,
         files=(*files, path / scales.NAME),
     )
+    for name, entry in manifest.tensors.items():
+        if isinstance(entry, WholeTensor) and entry.values is not None:
+            delta.coded(name, entry)  # that its part can hold as many values as its shape says
+    return delta

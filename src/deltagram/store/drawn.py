@@ -12,8 +12,8 @@ from deltagram.delta.methods import Structural, kept_count, threshold
 from deltagram.delta.plan import Entry
 from deltagram.delta.scores import largest_columns
 from deltagram.delta.submatrix import Submatrix, inside, random_columns
+from deltagram.store.masks import BernoulliMask, ColumnsMask, StratifiedMask
 from deltagram.store.scan import Pair, Scan
-from deltagram.store.tensors import BernoulliMask, ColumnsMask, StratifiedMask
 
 Drawn = Stratified | Bernoulli | Submatrix
 _Parts = Mapping[str, tuple[Spec, Iterable[bytes]]]

@@ -16,18 +16,11 @@ from deltagram.errors import PlanError
 from deltagram.store.adapter import Adapted
 from deltagram.store.codecs import ValueWriter
 from deltagram.store.deltawriter import NewPart, sized
+from deltagram.store.masks import BernoulliMask, ListedMask, StratifiedMask
 from deltagram.store.outline import UNKNOWN, factor_fields, identity
 from deltagram.store.positions import PositionEncoder
 from deltagram.store.scan import FIX, Pair
-from deltagram.store.tensors import (
-    BernoulliMask,
-    ListedMask,
-    LowRankTensor,
-    SameTensor,
-    StoredFactor,
-    StoredValues,
-    StratifiedMask,
-)
+from deltagram.store.tensors import LowRankTensor, SameTensor, StoredFactor, StoredValues
 
 _Part = tuple[Spec, Iterable[bytes | memoryview]]
 _Described = BernoulliMask | ListedMask | StratifiedMask

@@ -11,7 +11,8 @@ from deltagram.arrays import Spec
 from deltagram.store.digest import whole_digest
 from deltagram.store.header import METADATA
 from deltagram.store.masked import masked
-from deltagram.store.tensors import Digest, Shape, Size, StoredTensor, Strict, WholeTensor
+from deltagram.store.strict import Digest, Shape, Size, Strict
+from deltagram.store.tensors import StoredTensor, WholeTensor
 
 VERSION: Final = 1
 FEATURES: Final = frozenset(

@@ -5,15 +5,8 @@ from dataclasses import dataclass
 
 from deltagram.arrays import Spec
 from deltagram.delta.masks import WORDS
-from deltagram.store.tensors import (
-    BernoulliMask,
-    ListedMask,
-    LowRankTensor,
-    PrunedTensor,
-    StoredTensor,
-    StoredValues,
-    StratifiedMask,
-)
+from deltagram.store.masks import BernoulliMask, ListedMask, StratifiedMask
+from deltagram.store.tensors import LowRankTensor, PrunedTensor, StoredTensor, StoredValues
 
 
 @dataclass(frozen=True, kw_only=True)

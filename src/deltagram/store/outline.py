@@ -12,18 +12,15 @@ from deltagram.delta.submatrix import inside
 from deltagram.store.directory import FORMAT
 from deltagram.store.header import header_text
 from deltagram.store.manifest import Manifest
+from deltagram.store.masks import BernoulliMask, ColumnsMask, ListedMask, StratifiedMask
 from deltagram.store.parts import part_specs
 from deltagram.store.tensors import (
-    BernoulliMask,
-    ColumnsMask,
     ExactTensor,
-    ListedMask,
     LowRankTensor,
     PrunedTensor,
     StoredFactor,
     StoredTensor,
     StoredValues,
-    StratifiedMask,
     WholeTensor,
 )
 

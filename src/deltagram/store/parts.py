@@ -14,17 +14,8 @@ from deltagram.errors import FormatError
 from deltagram.store.checkpoint import PICKLES
 from deltagram.store.digest import tensor_hasher
 from deltagram.store.masked import Factor, Masked, masked
-from deltagram.store.tensors import (
-    BernoulliMask,
-    ColumnsMask,
-    ExactTensor,
-    ListedMask,
-    LowRankTensor,
-    PrunedTensor,
-    StoredTensor,
-    StoredValues,
-    WholeTensor,
-)
+from deltagram.store.masks import BernoulliMask, ColumnsMask, ListedMask
+from deltagram.store.tensors import ExactTensor, LowRankTensor, PrunedTensor, StoredTensor, StoredValues, WholeTensor
 
 
 @contextmanager

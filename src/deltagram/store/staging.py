@@ -12,7 +12,7 @@ from deltagram.errors import OutputError
 
 _MARK = ".deltagram-"
 _OURS = ("delta.safetensors", "delta.safetensors.index.json", "model.safetensors", "model.safetensors.index.json",
-         "adapter_config.json")  # fmt: skip
+         "adapter_model.safetensors", "adapter_config.json")  # fmt: skip
 
 
 def fsync_path(path: Path) -> None:
@@ -30,8 +30,8 @@ def fsync_path(path: Path) -> None:
 def check_output(out: Path, *, force: bool, inputs: Sequence[Path], lone: bool = False) -> None:
     """Refuse an output that equals, contains or lies in an input, or that exists and is not to be replaced.
 
-    What an input's links point to counts as input. Even forced, a directory that holds neither a checkpoint nor a
-    delta is never replaced, nor a file by a directory or (`lone`: the output is one file) a directory by a file.
+    What an input's links point to counts as input. Even forced, a directory that holds no checkpoint, adapter
+    or delta is never replaced, nor a file by a directory or (`lone`: the output is one file) a directory by a file.
     """
     real = _real(out)
     for source in (path for given in inputs for path in (given, *_links(given))):

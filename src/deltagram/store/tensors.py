@@ -1,74 +1,15 @@
-"""The entries of a manifest: how one tensor, its mask and its values are stored; strict data."""
+"""The entries of a manifest: how one tensor and its values are stored; strict data."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from deltagram.arrays import DTYPES, Spec
 from deltagram.delta.masks import WORDS
 from deltagram.delta.values import Codebook, Floats, Uniform, Values
-
-Size = Annotated[int, Field(ge=0, lt=1 << 63)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Check = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-Shape = Annotated[list[Size], Field(max_length=64)]
-
-
-class Strict(BaseModel):
-    """Frozen data in which every key is known and no type is bent."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class StratifiedMask(Strict):
-    """`keep` strata; positions follow from the tensor's key."""
-
-    kind: Literal["stratified"] = "stratified"
-    keep: Annotated[int, Field(ge=1, lt=WORDS)]
-    check: _Check
-
-
-class BernoulliMask(Strict):
-    """Word below `threshold`; `keep` is the realised count."""
-
-    kind: Literal["bernoulli"] = "bernoulli"
-    threshold: Annotated[int, Field(ge=0, le=WORDS)]
-    keep: Size
-    check: _Check
-
-
-class ListedMask(Strict):
-    """Positions as data, coded as `coding` says."""
-
-    kind: Literal["listed"] = "listed"
-    keep: Annotated[int, Field(ge=1, lt=1 << 63)]
-    score: Literal["magnitude", "wanda"]
-    coding: Mapping[str, int | str]
-    check: _Check
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "ListedMask":
-        if next(iter(self.coding), None) != "coding":
-            raise ValueError("the coding's name does not come first")
-        return self
-
-
-class ColumnsMask(Strict):
-    """A seeded mask inside `columns` input columns, which are data; Bernoulli if there is a `threshold`."""
-
-    kind: Literal["columns"] = "columns"
-    columns: Annotated[int, Field(ge=1, lt=WORDS)]
-    score: Literal["random", "magnitude", "wanda"]
-    threshold: Annotated[int, Field(ge=0, le=WORDS)] | None = None
-    keep: Size
-    check: _Check
-
-    def entries(self, shape: tuple[int, ...]) -> int:
-        """Entries of the chosen columns of a matrix of this shape. Raises ValueError where it cannot have them."""
-        if len(shape) != 2 or self.columns > shape[1] or self.keep > shape[0] * self.columns:
-            raise ValueError(f"{self.keep} entries in {self.columns} columns of a tensor of shape {shape}")
-        return shape[0] * self.columns
+from deltagram.store.masks import BernoulliMask, ColumnsMask, ListedMask, StratifiedMask
+from deltagram.store.strict import Digest, Shape, Strict
 
 
 class StoredValues(Strict):
