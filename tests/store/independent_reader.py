@@ -4,6 +4,7 @@
 the document that does not hold. Section numbers below are the document's.
 """
 
+import base64
 import itertools
 import json
 import math
@@ -235,10 +236,22 @@ def shard_names(index: bytes) -> list[str]:
 
 
 def manifest_text(metadata: dict[str, str]) -> str:
-    need(list(metadata) == ["format", "deltagram", "digest"] and metadata["format"] == "deltagram", "metadata")
-    text = metadata["deltagram"]
+    key = "deltagram" if "deltagram" in metadata else "deltagram_zstd"
+    need(list(metadata) == ["format", key, "digest"] and metadata["format"] == "deltagram", "metadata")
+    text = metadata[key] if key == "deltagram" else grown(metadata[key])
     need(blake3(utf8(text)).hexdigest() == metadata["digest"], "the manifest's digest")
     return text
+
+
+def grown(packed: str) -> str:
+    """A compressed manifest: one frame in base64 that declares its size, at most 256 times its own."""
+    try:
+        frame = base64.b64decode(packed, validate=True)
+        size = zstandard.get_frame_parameters(frame).content_size
+    except (ValueError, zstandard.ZstdError) as fault:
+        raise Refused("the compressed manifest") from fault
+    need(0 < size <= 256 * len(frame), "the size of the manifest")
+    return unzstd(frame, size).decode()
 
 
 def utf8(text: str) -> bytes:

@@ -182,6 +182,10 @@ def test_every_share(folders: tuple[Path, Path], tmp_path: Path, method: str, ke
     check(folders, tmp_path, keep=keep, method=method, seed=-(1 << 63) if keep == 1 else (1 << 63) - 1)
 
 
+def test_a_compressed_manifest(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    check(folders, tmp_path, keep=0.1, compact=True)
+
+
 def test_exact(folders: tuple[Path, Path], tmp_path: Path) -> None:
     tensors = check(folders, tmp_path, method="exact")
     assert {entry["form"] for entry in tensors.values()} == {"whole", "same", "exact"}

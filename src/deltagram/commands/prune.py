@@ -63,6 +63,9 @@ def prune(
         typer.Option(help="f32, bf16, f16, 8bit to 2bit, sign, codebook8, 4, 3, 2; bf16, or 4bit with --budget."),
     ] = None,
     pack: Annotated[bool, typer.Option("--pack/--no-pack", help="Compress the values losslessly.")] = True,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Compress the manifest too: for very small deltas.")
+    ] = False,
     plan: Annotated[Path | None, typer.Option(help="YAML file of rules, a form, rate or values a tensor.")] = None,
     whole: Annotated[list[str] | None, typer.Option(help="Glob of tensors to store unpruned (repeatable).")] = None,
     rename: Annotated[
@@ -83,7 +86,8 @@ def prune(
         record = jobs.prune(
             hub.locate(base), hub.locate(tuned), out, keep=keep, budget=size, method=method, columns=columns,
             calibration=calibration, labels=labels, metric=metric, texts=texts, max_length=max_length, device=device,
-            divide_by=divide_by, refit=refit, values=values, pack=pack, plan=plan, whole=whole or (), rename=pairs,
+            divide_by=divide_by, refit=refit, values=values, pack=pack, compact=compact, plan=plan,
+            whole=whole or (), rename=pairs,
             adapter=adapter, seed=seed, with_code=with_code, force=force, threads=threads, progress=bar,
         )  # fmt: skip
     emit(record, show_prune, json=json)

@@ -48,6 +48,7 @@ def prune(
     refit: bool = False,
     values: str | None = None,
     pack: bool = True,
+    compact: bool = False,
     plan: Path | str | None = None,
     whole: Sequence[str] = (),
     rename: Sequence[tuple[str, str]] = (),
@@ -71,6 +72,8 @@ def prune(
     `tuned` may be the directory of a PEFT LoRA adapter of `base`; `adapter` then says what of it is pruned: "product"
     (what it adds to each weight) or "factors" (A and B, each by itself). DARE: Yu et al., ICML 2024; DAREx: arXiv
     2410.09344; WANDA: Sun et al., ICLR 2024.
+
+    `compact` compresses the manifest, which can be most of a delta of a few hundred kilobytes.
 
     Raises SettingError, CheckpointError, PlanError or OutputError; then nothing is written.
     """
@@ -103,7 +106,7 @@ def prune(
     compiled = backend.prepare(progress=progress)
     start_up = meter.numbers()["seconds"]
     with staged(out, force=force, inputs=inputs) as folder:
-        job = Pair(base=source, tuned=opened, seed=seed, pack=pack, folder=folder, norms=norms or {})
+        job = Pair(base=source, tuned=opened, seed=seed, pack=pack, folder=folder, compact=compact, norms=norms or {})
         write = partial(
             write_delta, plan=made, files=files, shard_bytes=shard_bytes, threads=threads, progress=progress
         )
@@ -124,7 +127,8 @@ def prune(
         "keep": KEEP if keep is None and budget is None and method != "exact" else keep, "method": method,
         "columns": columns, "calibration": str(fit.evidence.calibration or ""), "labels": str(labels or ""),
         "divide_by": divide_by, "refit": refit, "values": values or ("bf16" if budget is None else "4bit"),
-        "pack": pack, "rename": [f"{old}={new}" for old, new in rename], "whole": list(whole), "plan": str(plan or ""),
+        "pack": pack, "compact": compact,
+        "rename": [f"{old}={new}" for old, new in rename], "whole": list(whole), "plan": str(plan or ""),
         "adapter": adapter if isinstance(opened, Adapted) else "",
     }  # fmt: skip
     stored = {entry.name: _told(entry, manifest.tensors[entry.name]) for entry in made.entries}

@@ -35,7 +35,7 @@ class Recommendation:
         texts = ["--calibration", seen.calibration, "--texts", seen.texts, "--max-length", seen.max_length]
         words = [
             "deltagram", "prune", shop.base, shop.tuned, out, "--method", chosen.method, "--values", chosen.values,
-            "--keep", repr(chosen.keep), "--plan", plan, *(("--seed", shop.seed) if shop.seed else ()),
+            "--keep", repr(chosen.keep), "--compact", "--plan", plan, *(("--seed", shop.seed) if shop.seed else ()),
             *(("--refit",) if self.fit else ()), *(texts if self.fit or chosen.weighed else ()),
         ]  # fmt: skip
         return shlex.join(str(word) for word in words)

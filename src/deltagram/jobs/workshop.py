@@ -84,7 +84,7 @@ class Workshop:
         place = self.folder / ("delta" if refit is None else "refitted")
         record = prune(
             self.base, self.tuned, place, keep=candidate.keep, method=candidate.method, values=candidate.values,
-            plan=rules, seed=self.seed, force=True, **self._texts(candidate, refit),
+            plan=rules, seed=self.seed, compact=True, force=True, **self._texts(candidate, refit),
         )  # fmt: skip
         return Made(candidate=candidate, delta=open_delta(place), nbytes=record.numbers["delta_bytes"] + NAME_BYTES)
 

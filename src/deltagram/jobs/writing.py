@@ -40,7 +40,7 @@ def write_delta(
             progress.advance("pruning", done, total)
         dropped = dict(zip(plan.dropped, ordered(job.base.digest, plan.dropped, threads=count), strict=True))
         manifest = _manifest(job, files, tensors, dropped)
-        digest = writer.finish(manifest.text())
+        digest = writer.finish(manifest.text(), compact=job.compact)
     finally:
         writer.close()
     (job.folder / scales.NAME).write_bytes(scales.scales_bytes(divisors, digest))

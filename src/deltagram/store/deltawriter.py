@@ -1,5 +1,6 @@
 """Writing a delta's payload as one stream although its manifest is known last; shards past 5 GB."""
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,10 @@ from blake3 import blake3
 
 from deltagram.arrays import Spec
 from deltagram.store.digest import tensor_hasher
-from deltagram.store.directory import FORMAT, INDEX, NAME, index_bytes, shard_name
+from deltagram.store.directory import COMPACT, FORMAT, INDEX, NAME, PLAIN, index_bytes, shard_name
 from deltagram.store.header import framed, header_text
 from deltagram.store.layout import SHARD_BYTES
-from deltagram.store.manifest import manifest_digest
+from deltagram.store.manifest import manifest_digest, pack_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +70,11 @@ class DeltaWriter:
         if self._file is not None:
             self._file.close()
 
-    def finish(self, manifest: str) -> str:
-        """Fill in the headers and give the files their names; returns the manifest's digest."""
+    def finish(self, manifest: str, *, compact: bool = False) -> str:
+        """Fill in the headers and give the files their names; returns the manifest's digest.
+
+        `compact`: the manifest is compressed, and the first file's data are moved up to its shorter header.
+        """
         self._open(0)
         self.close()
         digest = manifest_digest(manifest)
@@ -79,17 +83,31 @@ class DeltaWriter:
         total = 0
         for number, specs in enumerate(self._shards, 1):
             name = NAME if count == 1 else shard_name(number, count)
-            first = {"deltagram": manifest, "digest": digest} if number == 1 else {}
+            told = {COMPACT: pack_manifest(manifest)} if compact else {PLAIN: manifest}
+            first = {**told, "digest": digest} if number == 1 else {}
             text = header_text(specs, {"format": FORMAT, **first})
             path = self._folder / f"shard-{number}"
-            with path.open("r+b") as file:
-                file.write(framed(text, length=self._reserved[number - 1]))
+            if compact and number == 1:
+                _move_up(path, framed(text), reserved=self._reserved[0])
+            else:
+                with path.open("r+b") as file:
+                    file.write(framed(text, length=self._reserved[number - 1]))
             path.rename(self._folder / name)
             total += (self._folder / name).stat().st_size
             stored[name] = list(specs)
         if count > 1:
             (self._folder / INDEX).write_bytes(index_bytes(stored, total))
         return digest
+
+
+def _move_up(path: Path, header: bytes, *, reserved: int) -> None:
+    """Put `header` and the data behind the reserved room together, in a new file of that name."""
+    fresh = path.with_name(f"{path.name}-compact")
+    with path.open("rb") as source, fresh.open("wb") as out:
+        out.write(header)
+        source.seek(8 + reserved)
+        shutil.copyfileobj(source, out, 1 << 20)
+    fresh.replace(path)
 
 
 def sized(pieces: Mapping[str, tuple[Spec, Iterable[bytes | memoryview]]]) -> list[NewPart]:

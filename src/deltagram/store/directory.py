@@ -8,12 +8,22 @@ from typing import Final
 from deltagram.errors import FormatError
 from deltagram.store.checkpoint import map_file
 from deltagram.store.header import Header, header_text, read_header
-from deltagram.store.manifest import Manifest, base_reference, base_tensors, features, manifest_digest, read_manifest
+from deltagram.store.manifest import (
+    Manifest,
+    base_reference,
+    base_tensors,
+    features,
+    manifest_digest,
+    read_manifest,
+    unpack_manifest,
+)
 from deltagram.store.parts import Part, damage, may_travel, part_specs
 
 NAME: Final = "delta.safetensors"
 INDEX: Final = "delta.safetensors.index.json"
 FORMAT: Final = "deltagram"
+PLAIN: Final = "deltagram"  # under which the manifest stands in the metadata
+COMPACT: Final = "deltagram_zstd"  # or, compressed, under this
 
 
 def shard_name(number: int, count: int) -> str:
@@ -65,12 +75,13 @@ def delta_header(file: Path) -> Header:
 
 def delta_manifest(file: Path, header: Header) -> tuple[Manifest, str]:
     """Manifest and its digest from the first file's header, held against themselves."""
-    if header.metadata.get("format") != FORMAT or "deltagram" not in header.metadata:
+    key = PLAIN if PLAIN in header.metadata else COMPACT
+    if header.metadata.get("format") != FORMAT or key not in header.metadata:
         raise FormatError(str(file), "is a safetensors file, but not a delta")
-    text = header.metadata["deltagram"]
-    digest = manifest_digest(text)
     with damage(str(file)):
-        if header.metadata.get("digest") != digest or list(header.metadata) != ["format", "deltagram", "digest"]:
+        text = header.metadata[key] if key == PLAIN else unpack_manifest(header.metadata[key])
+        digest = manifest_digest(text)
+        if header.metadata.get("digest") != digest or list(header.metadata) != ["format", key, "digest"]:
             raise ValueError("the manifest does not match its digest")
         manifest = read_manifest(text)
         if manifest.text() != text:

@@ -1,9 +1,12 @@
 """The manifest of a delta: strict data, canonical text. docs/FORMAT.md gives each field's meaning."""
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
+import zstandard
 from blake3 import blake3
 from pydantic import Field, ValidationError
 
@@ -15,6 +18,7 @@ from deltagram.store.strict import Digest, Shape, Size, Strict
 from deltagram.store.tensors import StoredTensor, WholeTensor
 
 VERSION: Final = 1
+_GROWTH: Final = 256  # of a manifest over its compressed form, at the most
 FEATURES: Final = frozenset(
     {
         "stratified",
@@ -108,6 +112,27 @@ def base_reference(name: str, tensors: Mapping[str, tuple[str, Spec]]) -> BaseMo
 def manifest_digest(text: str) -> str:
     """What binds `scales.safetensors` to its delta, and guards the manifest itself."""
     return blake3(text.encode()).hexdigest()
+
+
+def pack_manifest(text: str) -> str:
+    """A manifest's text as one zstd frame in base64."""
+    return base64.b64encode(zstandard.ZstdCompressor(level=19).compress(text.encode())).decode()
+
+
+def unpack_manifest(packed: str) -> str:
+    """The text of `pack_manifest`. Raises ValueError for anything else, and for one that grows out of proportion."""
+    try:
+        frame = base64.b64decode(packed, validate=True)
+        size = zstandard.get_frame_parameters(frame).content_size
+        if not 0 < size <= _GROWTH * len(frame):
+            raise ValueError("the compressed manifest declares no size that its bytes bear out")
+        reader = zstandard.ZstdDecompressor().decompressobj()
+        found = reader.decompress(frame)
+        if len(found) != size or not reader.eof or reader.unused_data:
+            raise ValueError("the compressed manifest is not one whole frame")
+        return found.decode("ascii")
+    except (binascii.Error, zstandard.ZstdError, UnicodeDecodeError) as fault:
+        raise ValueError("the compressed manifest is damaged") from fault
 
 
 def read_manifest(text: str) -> Manifest:

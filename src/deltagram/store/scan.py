@@ -25,7 +25,8 @@ FIX = "store it whole with --whole '{name}', or everything with --method exact"
 class Pair:
     """The two checkpoints, the seed, where spooled bytes may lie; what else is known of tensors, by name.
 
-    `norms` are input norms for methods that weigh by them; `fitted` are values to keep in the place of the differences.
+    `compact`: the manifest is compressed. `norms` are input norms for methods that weigh by them; `fitted` are values
+    to keep in the place of the differences.
     """
 
     base: Checkpoint
@@ -33,6 +34,7 @@ class Pair:
     seed: int
     pack: bool
     folder: Path
+    compact: bool = False
     norms: Mapping[str, InputNorms] = field(default_factory=dict)
     fitted: Mapping[str, F32] = field(default_factory=dict)
 
