@@ -205,7 +205,7 @@ def test_a_missing_library_is_named_with_its_command(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ExtraError) as caught:
         fine_tune(base, DATA, tmp_path)
-    assert str(caught.value) == f"fine-tuning: package {package} is not installed; pip install 'deltagram[hf]'"
+    assert str(caught.value) == f"running a model: package {package} is not installed; pip install 'deltagram[hf]'"
 
 
 LENGTHS = st.lists(st.integers(1, 500), max_size=300)

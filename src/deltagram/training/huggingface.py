@@ -57,7 +57,7 @@ def libraries() -> Iterator[tuple[Any, Any]]:
         import transformers  # noqa: PLC0415
     except ModuleNotFoundError as error:
         found = f"package {error.name} is not installed"
-        raise ExtraError("fine-tuning", found, fix="pip install 'deltagram[hf]'") from None
+        raise ExtraError("running a model", found, fix="pip install 'deltagram[hf]'") from None
     log: Any = transformers.utils.logging
     verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
     log.set_verbosity_error()
