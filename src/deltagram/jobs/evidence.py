@@ -42,6 +42,12 @@ class Evidence:
         """Texts that something is fitted to by gradient."""
         return self.texts or FITTED
 
+    def check_readable(self) -> None:
+        """Raise SettingError, before a model is loaded, for texts that cannot be read."""
+        for source in (self.calibration, self.labels):
+            if source is not None:
+                read_table(source, labelled=False)
+
     def __post_init__(self) -> None:
         for name, value in (("--texts", self.texts), ("--max-length", self.max_length)):
             if value is not None and value < 1:

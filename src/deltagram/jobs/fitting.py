@@ -46,6 +46,8 @@ class Fit:
             check_rule(str(self.rule), self.evidence, tuned=True)
         if self.refit and self.evidence.calibration is None:
             raise SettingError("--refit", "needs texts", fix="give them with --calibration FILE")
+        if self.refit:
+            self.evidence.check_readable()
 
 
 def fitted(

@@ -54,6 +54,7 @@ def check_rule(rule: str, evidence: Evidence, *, tuned: bool) -> None:
         raise SettingError(f"--divide-by {rule}", "needs texts", fix="give them with --calibration FILE")
     if not tuned and rule != "labels":
         raise SettingError(f"--divide-by {rule}", "needs the fine-tuned model", fix="give it with --tuned MODEL")
+    evidence.check_readable()
 
 
 def search(
