@@ -57,8 +57,8 @@ format: $(VENV)/.dev  ## put the code in form
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# Each runs as it is; peers that are not installed are left out. quality.py is not among them: it takes many hours.
-bench: $(VENV)/.dev  ## the benchmarks of speed, size and memory (a quiet machine, 12 GB of disk, an hour)
+# Each runs as it is; peers that are not installed are left out. quality.py is not among them: its runs take hours.
+bench: $(VENV)/.dev  ## the benchmarks of speed, size and memory (a quiet machine, 12 GB of disk)
 	$(BIN)/python benchmarks/size.py
 	$(BIN)/python benchmarks/prune_restore.py
 	$(BIN)/python benchmarks/exact.py

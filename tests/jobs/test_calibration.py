@@ -1,7 +1,6 @@
 """WANDA on models of real classes: norms from a person's texts in one forward pass, from the command line too."""
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from deltagram.jobs import inspect, prune, restore, verify
 from deltagram.jobs.calibration import input_norms
@@ -18,6 +16,7 @@ from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.deltafile import open_delta
 from deltagram.store.tensors import PrunedTensor
 from desk import Desk
+from tinymodels import save_with_words, write
 
 WORDS = {f"w{number}": number for number in range(60)} | {"[UNK]": 60}
 TEXTS = ["w1 w2 w3", "w4 w5", "w7 w7 w7 w7 w8 w9 w10", "w30 w31"]
@@ -38,16 +37,6 @@ def gpt2() -> Any:
     return transformers.GPT2LMHeadModel(config)
 
 
-def saved(model: Any, folder: Path) -> Path:
-    """The model with a tokenizer of whole words."""
-    model.save_pretrained(folder)
-    words = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[UNK]")
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def folders(base: Any, place: Path) -> tuple[Path, Path, Path]:
     """Base, fine-tuned model, and texts."""
     tuned = copy.deepcopy(base)
@@ -55,8 +44,8 @@ def folders(base: Any, place: Path) -> tuple[Path, Path, Path]:
     with torch.no_grad():
         for parameter in tuned.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.01)
-    (place / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    return saved(base, place / "base"), saved(tuned, place / "tuned"), place / "texts.jsonl"
+    texts = write(place / "texts.jsonl", TEXTS)
+    return save_with_words(base, place / "base", WORDS), save_with_words(tuned, place / "tuned", WORDS), texts
 
 
 def seen(folder: Path, kind: Any) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """`inspect --calibration`: layers' output changes against a restored model, what is shown, and what is refused."""
 
-import copy
 import json
 import math
 from pathlib import Path
@@ -11,14 +10,13 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from deltagram.errors import BaseError, CheckpointError, DeltagramError, SettingError
 from deltagram.jobs import inspect, layers, prune, rescale, restore
 from deltagram.jobs.layers import finding
 from desk import Desk
+from tinymodels import WORDS, save_with_words, stepped, write
 
-WORDS = {f"w{number}": number for number in range(30)} | {"[UNK]": 30}
 TEXTS = [" ".join(f"w{(3 * i + 7 * j) % 30}" for j in range(2 + i % 5)) for i in range(40)]
 BERT = transformers.BertConfig(
     vocab_size=32, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
@@ -35,17 +33,10 @@ def laid(folder: Path, kind: str, *, moved: float = 0.02) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base = build(config)
-        tuned = copy.deepcopy(base)
-        with torch.no_grad():
-            for parameter in tuned.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=moved)
-    words = Tokenizer(models.WordLevel(WORDS, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[UNK]")
+        tuned = stepped(base, moved)
     for name, model in (("base", base), ("tuned", tuned)):
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    (folder / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+        save_with_words(model, folder / name, WORDS)
+    write(folder / "texts.jsonl", TEXTS)
     return folder
 
 

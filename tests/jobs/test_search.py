@@ -20,7 +20,7 @@ from deltagram.store.deltafile import open_delta
 from deltagram.training import outputs
 from deltagram.training.loaded import batches
 from desk import Desk
-from tinymodels import CLASSES, KINDS, TEXTS, ids, laid, write
+from tinymodels import COLOURS, KINDS, TEXTS, ids, laid, write
 
 
 def delta_of(folder: Path, **settings: Any) -> Path:
@@ -70,7 +70,7 @@ def test_predictions_and_likelihoods_are_those_of_single_texts(tmp_path: Path) -
     with variant(open_delta(delta_of(folder)), folder / "base", tuned=folder / "tuned") as live:
         made = batches(live.run, TEXTS, max_length=64, size=9)
         logits = outputs.class_logits(live.run, made)
-        assert [CLASSES[i] for i in logits.argmax(1)] == truth
+        assert [COLOURS[i] for i in logits.argmax(1)] == truth
         assert labelled(live.run, evidence(folder)).error() == -1.0
     folder = laid(tmp_path / "l", "llama")
     single = model(folder / "tuned", "llama")
@@ -197,7 +197,7 @@ def test_pruning_with_a_rule_is_pruning_and_rescaling(tmp_path: Path) -> None:
 @pytest.fixture
 def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
     laid(tmp_path, "bert")
-    write(tmp_path / "few.jsonl", TEXTS[:2], CLASSES[:2])
+    write(tmp_path / "few.jsonl", TEXTS[:2], COLOURS[:2])
     write(tmp_path / "odd.jsonl", TEXTS[:4], ["red", "green", "blue", "pink"])
     (tmp_path / "empty.jsonl").write_text("")
     prune(tmp_path / "base", tmp_path / "tuned", tmp_path / "delta", keep=0.1)

@@ -30,7 +30,7 @@ from deltagram.records import Record
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.store.deltafile import open_delta
 from deltagram.store.tensors import PrunedTensor
-from tiny_models import bert_pair, llama_pair, sentences, write_lines
+from tinymodels import bert_pair, llama_pair, sentences, write_rows
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 BUDGET = 56_000
@@ -40,7 +40,7 @@ BUDGET = 56_000
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
     bert_pair(folder)
-    write_lines(folder / "texts.jsonl", [{"text": text} for text in sentences(160, seed=1)])
+    write_rows(folder / "texts.jsonl", [{"text": text} for text in sentences(160, seed=1)])
     return folder
 
 
@@ -142,7 +142,7 @@ def test_the_report_can_be_read(found: Record, capsys: pytest.CaptureFixture[str
 
 def test_a_language_model_by_loss_at_the_least_bytes(tmp_path: Path) -> None:
     base, tuned = llama_pair(tmp_path)
-    write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in sentences(60, seed=2)])
+    write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in sentences(60, seed=2)])
     record = select(base, tuned, labels=tmp_path / "texts.jsonl", max_loss=1e6, texts=16)
     chosen = record.numbers["recommended"]
     assert record.numbers["score"] == "perplexity lost"
@@ -239,10 +239,10 @@ def test_settings_that_cannot_be(desk: Path, settings: dict[str, Any], error: ty
 
 
 def test_texts_that_cannot_be(desk: Path, tmp_path: Path) -> None:
-    few = write_lines(tmp_path / "few.jsonl", [{"text": text} for text in ("a film", "it", "a film")])
-    empty = write_lines(tmp_path / "empty.jsonl", [])
-    two = write_lines(tmp_path / "two.jsonl", [{"text": t, "label": "LABEL_0"} for t in sentences(20, seed=4)])
-    odd = write_lines(tmp_path / "odd.jsonl", [{"text": t, "label": "nice"} for t in sentences(20, seed=4)])
+    few = write_rows(tmp_path / "few.jsonl", [{"text": text} for text in ("a film", "it", "a film")])
+    empty = write_rows(tmp_path / "empty.jsonl", [])
+    two = write_rows(tmp_path / "two.jsonl", [{"text": t, "label": "LABEL_0"} for t in sentences(20, seed=4)])
+    odd = write_rows(tmp_path / "odd.jsonl", [{"text": t, "label": "nice"} for t in sentences(20, seed=4)])
     for settings, says in (
         ({"calibration": few}, "has 2 distinct texts, expected 8 or more"),
         ({"calibration": empty}, "is empty"),
@@ -277,7 +277,7 @@ def test_fitted_values_are_written_as_prune_would(tmp_path: Path, monkeypatch: p
     """The refitted delta is the one in OUT, its command makes its bytes, and reads no text that judged it."""
     monkeypatch.setattr(importlib.import_module("deltagram.jobs.recommendation"), "_better", lambda *_: True)
     base, tuned = bert_pair(tmp_path)
-    write_lines(tmp_path / "texts.jsonl", [{"text": text} for text in sentences(90, seed=5)])
+    write_rows(tmp_path / "texts.jsonl", [{"text": text} for text in sentences(90, seed=5)])
     record = select(
         base, tuned, calibration=tmp_path / "texts.jsonl", texts=16, budget=BUDGET, refit=True, out=tmp_path / "d",
         plan_out=tmp_path / "plan.yaml",

@@ -18,7 +18,7 @@ from deltagram.errors import CheckpointError, ExtraError, OutputError, SettingEr
 from deltagram.jobs import train
 from deltagram.store.checkpoint import open_checkpoint
 from deltagram.training.pull import Base
-from models import CLASSES, POSITIONS, mood, tiny_bert, tiny_llama, write_rows
+from tinymodels import MOODS, POSITIONS, mood, tiny_bert, tiny_llama, write_rows
 
 QUICK: dict[str, Any] = {"steps": 40, "batch_size": 8, "learning_rate": 5e-3}
 
@@ -258,7 +258,7 @@ def test_adapters_load_with_peft_and_are_pulled_to_nothing(room: Path, tmp_path:
         room / "bert", room / "train.jsonl", tmp_path / "out", **given, eval_data=room / "test.jsonl"
     )  # fmt: skip
     held = transformers.AutoModelForSequenceClassification.from_pretrained(
-        room / "bert", num_labels=2, id2label=dict(enumerate(CLASSES))
+        room / "bert", num_labels=2, id2label=dict(enumerate(MOODS))
     )  # fmt: skip
     model = peft.PeftModel.from_pretrained(held, tmp_path / "out").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -266,7 +266,7 @@ def test_adapters_load_with_peft_and_are_pulled_to_nothing(room: Path, tmp_path:
     for row in mood(40, seed=2):
         with torch.inference_mode():
             guess = int(model(**tokenizer(row["text"], return_tensors="pt")).logits.argmax())
-        right += CLASSES[guess] == row["label"]
+        right += MOODS[guess] == row["label"]
     assert record.numbers["accuracy"] == right / 40 > 0.6
     weights = _weights(tmp_path / "out", "adapter_model.safetensors")
     assert any("lora_B" in name and value.any() for name, value in weights.items())

@@ -14,7 +14,8 @@ from deltagram.training.answers import answer_tokens, fine_tune_answers
 from deltagram.training.gguf import dequantise
 from deltagram.training.headed import add_head
 from deltagram.training.loaded import loaded
-from tinybench import CLASSES, bert, llama, texts
+from tinybench import llama, texts
+from tinymodels import MOODS, tiny_bert
 
 TRAIN = texts(120, seed=1)
 QUICK = {"steps": 40, "batch_size": 12, "learning_rate": 5e-3, "max_length": 32}
@@ -26,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_learns_to_answer_and_the_score_counts_other_words_as_wrong(base: Path, tmp_path: Path) -> None:
-    tokens = answer_tokens(base, [f" {name}" for name in CLASSES])
+    tokens = answer_tokens(base, [f" {name}" for name in MOODS])
     said = [tokens[label] for label in TRAIN.label]
     numbers = fine_tune_answers(base, TRAIN.text, said, tmp_path / "tuned", **QUICK)
     assert numbers["steps"] == 40
@@ -60,9 +61,9 @@ def test_answers_are_one_token_each(base: Path) -> None:
 
 
 def test_a_head_stands_on_the_encoder_as_it_was(tmp_path: Path) -> None:
-    encoder = bert(tmp_path / "bert")
+    encoder = tiny_bert(tmp_path / "bert")
     (tmp_path / "headed").mkdir()
-    add_head(encoder, tmp_path / "headed", classes=CLASSES, seed=1)
+    add_head(encoder, tmp_path / "headed", classes=MOODS, seed=1)
     before, after = (load_file(folder / "model.safetensors") for folder in (encoder, tmp_path / "headed"))
     shared = {name: array for name, array in after.items() if name.removeprefix("bert.") in before}
     assert {*after} - {*shared} >= {"classifier.weight", "classifier.bias"}

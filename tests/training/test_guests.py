@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from safetensors import safe_open
 
 from deltagram.training import AdamR
-from models import tiny_bert
+from tinymodels import tiny_bert
 
 PAGE = Path(__file__).parents[2] / "docs" / "training.md"
 

@@ -13,7 +13,7 @@ from deltagram.progress import SILENT
 from deltagram.training.huggingface import Tokens, greatest_length, tokenize_stream
 from deltagram.training.losses import IGNORED
 from deltagram.training.tasks import Classification, LanguageModelling, Task, losses
-from models import tiny_bert, tiny_llama
+from tinymodels import tiny_bert, tiny_llama
 
 TOKENS = Tokens(ids=((2, 3, 4), (5, 6), (7, 8, 9, 1)), pad=0)
 BOTH = np.array([0, 1])
