@@ -154,7 +154,7 @@ def _norms(
     if isinstance(calibration, Mapping):
         return calibration
     progress.say("running the fine-tuned model on the calibration texts")
-    return input_norms(tuned, fit.evidence)
+    return input_norms(tuned, fit.evidence, device=fit.device)
 
 
 def _companions(base: Checkpoint, tuned: Tuned, *, with_code: bool) -> Companions:

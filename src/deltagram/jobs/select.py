@@ -10,7 +10,7 @@ from typing import Any, Final
 from deltagram.errors import SettingError
 from deltagram.jobs.bench import bench
 from deltagram.jobs.budgets import recommended, rounds
-from deltagram.jobs.calibration import input_norms
+from deltagram.jobs.calibration import norms_on
 from deltagram.jobs.candidates import TABLE
 from deltagram.jobs.decision import decide, statistics
 from deltagram.jobs.evidence import Evidence
@@ -105,7 +105,7 @@ def _found(
     with bench(*opened, shop.plan, first.stored, evidence, device=shop.device) as on:
         looked = replace(evidence, texts=len(on.texts.scored))
         if evidence.calibration is not None:
-            shop = replace(shop, norms=input_norms(opened[1], looked))
+            shop = replace(shop, norms=norms_on(on.run, looked))
         games = Tournament(on, shop, progress=shop.progress)
         by_budget = rounds(games, dense, budget=budget, max_loss=max_loss)
         chosen = recommend(on, shop, recommended(by_budget, max_loss), refit=evidence if refit else None)

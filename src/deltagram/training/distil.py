@@ -55,22 +55,18 @@ def distil(
     with libraries() as (torch, _):
         names = trial.names
         shapes = {name: (trial.rows(name),) if name in by_row else () for name in names}
-        logs = {name: torch.zeros(shapes[name], requires_grad=True) for name in names}
-        begin = {name: torch.from_numpy(np.asarray(start[name], np.float32)) for name in names}
+        device = {name: trial.values(name).device for name in names}
+        logs = {name: torch.zeros(shapes[name], requires_grad=True, device=device[name]) for name in names}
+        begin = {name: torch.from_numpy(np.asarray(start[name], np.float32)).to(device[name]) for name in names}
         optimizer = torch.optim.Adam(logs.values(), lr=learning_rate, foreach=True)
         for step, (batch, target) in enumerate(_turns(batches, expected, steps=steps)):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * _slope(step, steps)
-            optimizer.zero_grad(set_to_none=True)
             weights = trial.weights({name: begin[name] / logs[name].exp() for name in names})
-            loss = _loss(torch, *_outputs(torch, run, batch, weights), target)
-            if not math.isfinite(loss.item()):
-                raise SettingError("the texts", f"lead to a loss of {loss.item()}", fix="check model and texts")
-            loss.backward()
-            optimizer.step()
+            loss = _descend(optimizer, _loss(torch, *_outputs(torch, run, batch, weights), target))
             with torch.no_grad():
                 now = {n: np.asarray((begin[n] / logs[n].exp()).cpu(), np.float64) for n in names}
-            yield step + 1, loss.item(), now
+            yield step + 1, loss, now
 
 
 def refit(
@@ -99,15 +95,21 @@ def refit(
         for step, (batch, target) in enumerate(_turns(batches, expected, steps=steps)):
             for group, rate in zip(optimizer.param_groups, rates.values(), strict=True):
                 group["lr"] = rate * _slope(step, steps)
-            optimizer.zero_grad(set_to_none=True)
-            loss = _loss(torch, *_outputs(torch, run, batch, trial.weights(factor, fitted)), target)
-            if not math.isfinite(loss.item()):
-                raise SettingError("the texts", f"lead to a loss of {loss.item()}", fix="check model and texts")
-            loss.backward()
-            optimizer.step()
-            yield step + 1, loss.item()
+            told = _outputs(torch, run, batch, trial.weights(factor, fitted))
+            yield step + 1, _descend(optimizer, _loss(torch, *told, target))
         trial.replace_values({name: value.detach() for name, value in fitted.items()})
         trial.set(divisors)
+
+
+def _descend(optimizer: Any, loss: Any) -> float:
+    """One step against the gradient of a loss; the loss. Raises SettingError unless it is finite."""
+    found = float(loss.item())
+    if not math.isfinite(found):
+        raise SettingError("the texts", f"lead to a loss of {found}", fix="check model and texts")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return found
 
 
 def _turns(batches: Sequence[Batch], expected: Sequence[Target], *, steps: int) -> Iterator[tuple[Batch, Target]]:
