@@ -1,6 +1,7 @@
 """What each way to store a delta keeps of what fine-tuning gained, on real variants: the tables of docs/RESULTS.md.
 
-    python benchmarks/quality.py [--folder DIR] [--data FOLDER] [--variants r8,rt] [--masks 4] [--count] [--table]
+    python benchmarks/quality.py [--folder DIR] [--data FOLDER] [--variants r8,rt] [--masks 4] [--texts 64]
+        [--labels 256] [--count] [--table]
 
 Everything stays in the folder and a later run goes on from there. `--count` says how many measurements are to be made,
 `--table` prints what there is. R8 and Rotten Tomatoes come from packages; BANKING77, SST-2, CoLA and KJV
@@ -60,11 +61,15 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(TASKS))
     parser.add_argument("--ways", default=";".join(BY_LABEL), help="labels, separated by ';'")
     parser.add_argument("--masks", type=int, default=4)
+    parser.add_argument("--texts", type=int, default=FULL.texts, help="texts that q is searched on (default: 64)")
+    parser.add_argument("--labels", type=int, default=FULL.labels, help="labelled texts it is searched on (default: 256)")
     parser.add_argument("--tests", type=int, help="test texts at most (default: all)")
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
-    scale = replace(FULL, name="quality", masks=tuple(range(given.masks)), test=given.tests)
+    scale = replace(
+        FULL, name="quality", masks=tuple(range(given.masks)), test=given.tests, texts=given.texts, labels=given.labels
+    )
     bench = Bench(folder=given.folder, scale=scale, releases=given.data, progress=Lines())
     every = [BY_LABEL[label] for label in given.ways.split(";")]
     light = [way for way in every if way.label not in HEAVY]

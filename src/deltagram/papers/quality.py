@@ -85,7 +85,7 @@ def _measured(
     masks = bench.scale.masks if drawn else bench.scale.masks[:1]
     settings = {
         "variant": plain.task.name, "way": way.label, "size": size.label, "metric": plain.task.metric,
-        "masks": list(masks), "tuned": variant.name,
+        "masks": list(masks), "tuned": variant.name, "texts": bench.scale.texts, "labels": bench.scale.labels,
     }  # fmt: skip
     try:
         found = [on.measure(way.cell(size, dense_bytes=dense, seed=seed)) for seed in masks]

@@ -50,7 +50,7 @@ VARIANTS: Final[Mapping[str, Task]] = {
         Task(name="rt", packaged=rotten_tomatoes, learning_rate=1e-4, held=500),
         Task(name="banking77", released=banking77, learning_rate=2e-4, epochs=2),
         Task(name="sst2", released=sst2, learning_rate=1e-4, most=12_000),
-        Task(name="cola", released=cola, learning_rate=2e-4, epochs=2, metric="matthews"),
+        Task(name="cola", released=cola, learning_rate=1e-4, epochs=5, metric="matthews"),
     )
 }
 # The encoder that claims are tried on: large deltas, so that there is something to lose.

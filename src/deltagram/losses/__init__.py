@@ -1,0 +1,1 @@
+"""Losses that shape the geometry of classes; torch is imported when one is asked for."""
