@@ -66,3 +66,29 @@ def parse_bytes(text: str) -> int:
     if size <= 0:
         raise SettingError("--budget", f"{text!r} is not positive")
     return size
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """Numbers such as `500,500,50` or `500x5,50x5`, or those in a .json or .txt file.
+
+    Raises SettingError for text that is neither, and for a file that cannot be read.
+    """
+    path = Path(text)
+    if path.suffix in (".json", ".txt"):
+        try:
+            content = path.read_text("utf-8")
+        except (OSError, ValueError) as fault:
+            raise SettingError(option, f"{text} cannot be read ({fault})") from None
+        text = content.strip().strip("[]").replace("\n", ",")
+    found: list[float] = []
+    for part in filter(None, (piece.strip() for piece in text.replace(" ", ",").split(","))):
+        value, _, times = part.partition("x")
+        try:
+            found += [float(value)] * (int(times) if times else 1)
+        except ValueError:
+            raise SettingError(
+                option, f"{part!r} is no number", expected="numbers such as 500,500,50 or 500x5"
+            ) from None
+    if not found:
+        raise SettingError(option, "holds no numbers", expected="numbers such as 500,500,50 or 500x5")
+    return found

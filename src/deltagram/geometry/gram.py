@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
 from deltagram.geometry.matrix import ALL, Matrix, Rows, distance
+from deltagram.seeds import key
+
+_RANK = 1e-10  # of the largest eigenvalue: what is less is the rounding of a predicted Gram
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,6 +41,28 @@ class Geometry:
         """k."""
         return self.means.classes
 
+    def data(self) -> dict[str, Any]:
+        """As JSON has it; `of_data` reads it."""
+        parts = {"means": self.means, "classifiers": self.classifiers, "logits": self.logits}
+        told = {"name": self.name, "counts": self.counts.tolist(), "conventions": dict(self.conventions)}
+        return told | {name: None if part is None else part.data() for name, part in parts.items()}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """What `data` wrote. Raises SettingError for anything else."""
+
+        def part(name: str) -> Matrix | None:
+            return None if data[name] is None else Matrix.of_data(data[name])
+
+        try:
+            means = Matrix.of_data(data["means"])
+            return cls(
+                name=str(data["name"]), counts=np.asarray(data["counts"], np.float64), means=means,
+                classifiers=part("classifiers"), logits=part("logits"), conventions=dict(data["conventions"]),
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as fault:
+            raise SettingError("geometry", f"cannot be read ({fault!r})", expected="what predict -o writes") from None
+
     def mean_norms(self) -> F64:
         """Norms of the class means, (class)."""
         return norms(self.means)
@@ -59,6 +85,31 @@ class Geometry:
         with np.errstate(invalid="ignore", divide="ignore"):
             found: F64 = own / (self.classifier_norms() * self.mean_norms())
         return found
+
+    def classifier_vectors(self, dim: int, *, seed: int = 0) -> F64:
+        """Classifiers with this Gram in `dim` dimensions, (class, feature), turned by a rotation drawn from `seed`.
+
+        Raises SettingError without classifiers, and for fewer dimensions than the Gram has.
+        """
+        return _vectors(_there(self.classifiers, self.name), dim, seed, self.name)
+
+    def mean_vectors(self, dim: int, *, seed: int = 0) -> F64:
+        """Class means of this Gram, as `classifier_vectors`; turned so that the two have these logits, if there are."""
+        if self.classifiers is None or self.logits is None:
+            return _vectors(self.means, dim, seed, self.name)
+        found = np.linalg.lstsq(self.classifier_vectors(dim, seed=seed), self.logits.dense(), rcond=None)[0].T
+        return np.asarray(found, np.float64)
+
+
+def _vectors(gram: Matrix, dim: int, seed: int, name: str) -> F64:
+    sizes, axes = np.linalg.eigh(gram.dense())
+    kept = sizes > _RANK * max(sizes[-1], 0.0)
+    rank = int(kept.sum())
+    if dim < rank:
+        raise SettingError(name, f"needs {rank} dimensions", expected=f"at most {dim}", fix="take more features")
+    drawn = np.random.Generator(np.random.Philox(key=key(seed, "geometry"))).standard_normal((dim, rank))
+    found: F64 = (axes[:, kept] * np.sqrt(sizes[kept])) @ np.linalg.qr(drawn)[0].T
+    return found
 
 
 def norms(gram: Matrix) -> F64:

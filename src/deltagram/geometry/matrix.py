@@ -1,8 +1,9 @@
 """A class-by-class matrix held as a diagonal plus a product of two thin factors; k x k entries only where asked for."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,6 +49,17 @@ class Matrix:
         """k."""
         return len(self.diagonal)
 
+    def data(self) -> dict[str, list[Any]]:
+        """As JSON has it; `of_data` reads it."""
+        return {"diagonal": self.diagonal.tolist(), "left": self.left.tolist(), "right": self.right.tolist()}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """What `data` wrote. Raises KeyError or ValueError for anything else."""
+        size = len(data["diagonal"])
+        left, right = (np.asarray(data[side], np.float64).reshape(size, -1) for side in ("left", "right"))
+        return cls(diagonal=np.asarray(data["diagonal"], np.float64).reshape(size), left=left, right=right)
+
     def block(self, rows: Rows = ALL, cols: Rows = ALL) -> F64:
         """The entries at these rows and columns (slices or indices)."""
         found: F64 = self.left[rows] @ self.right[cols].T
@@ -86,6 +98,15 @@ class Matrix:
         core = float(np.linalg.norm(left @ right.T))
         rest = float(self.diagonal @ (self.diagonal + 2 * (self.entries() - self.diagonal)))
         return math.sqrt(max(0.0, core**2 + rest))
+
+    def within(self, rows: NDArray[np.intp]) -> float:
+        """The sum of the entries between these classes, without those on the diagonal."""
+        left, right = self.left[rows], self.right[rows]
+        return float(left.sum(0) @ right.sum(0) - np.einsum("cr,cr->", left, right))
+
+    def between(self, rows: NDArray[np.intp], cols: NDArray[np.intp]) -> float:
+        """The sum of the entries at these rows and columns, which have no class in common."""
+        return float(self.left[rows].sum(0) @ self.right[cols].sum(0))
 
     def scaled(self, rows: ArrayLike = 1.0, cols: ArrayLike = 1.0) -> "Matrix":
         """`diag(rows) @ self @ diag(cols)`; a number stands for as many of it."""

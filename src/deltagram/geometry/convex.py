@@ -1,0 +1,84 @@
+"""The convex programs behind the predictions, solved by cvxpy: oracles for a few classes (extra `convex`)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from deltagram.arrays import F64
+from deltagram.errors import ExtraError, SettingError
+from deltagram.geometry.problem import Problem
+
+_CLASSES = 64  # more take hours
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solved:
+    """`product` is X = W M^T N^(1/2), (class, class); `bias` (class) or None; `value` the objective's."""
+
+    product: F64
+    bias: F64 | None
+    value: float
+
+    def logits(self, counts: ArrayLike) -> F64:
+        """W M^T, (class, class)."""
+        found: F64 = self.product / np.sqrt(np.asarray(counts, np.float64))
+        return found
+
+
+def margin_program(problem: Problem, *, free_bias: bool = False, solver: str = "CLARABEL") -> Solved:
+    """The cost-sensitive margin problem, Eqs. (4a) and (4b) of arXiv 2303.07608: least nuclear norm with margins of 1.
+
+    `label_scale_y (class_scale_y z_y - class_scale_c z_c) >= 1`, and with `free_bias` `b_y - b_c` added (plain
+    cross-entropy only). Raises SettingError for more than 64 classes and for a bias with scales, ExtraError without
+    cvxpy.
+    """
+    cp, k = _cvxpy(problem)
+    product = cp.Variable((k, k))
+    bias = cp.Variable(k) if free_bias else None
+    scaled = np.ptp(problem.class_scale) > 0 or np.ptp(problem.label_scale) > 0
+    if free_bias and scaled:
+        raise SettingError("free_bias", "with class or label scales", expected="plain cross-entropy")
+    logits = product @ np.diag(1 / np.sqrt(problem.counts))
+    rules = []
+    for y in range(k):
+        own = problem.class_scale[y] * logits[y, y] + (bias[y] if bias is not None else 0)
+        for c in range(k):
+            if c != y:
+                other = problem.class_scale[c] * logits[c, y] + (bias[c] if bias is not None else 0)
+                rules.append(problem.label_scale[y] * (own - other) >= 1)
+    return _solved(cp, cp.Problem(cp.Minimize(cp.normNuc(product)), rules), product, bias, solver)
+
+
+def ridge_program(problem: Problem, ridge: float, *, solver: str = "CLARABEL") -> Solved:
+    """Ridge-regularised cross-entropy in X, as `path` solves it. Raises as `margin_program`."""
+    cp, k = _cvxpy(problem)
+    product = cp.Variable((k, k))
+    loss = 0
+    for y in range(k):
+        z = product[:, y] / np.sqrt(problem.counts[y])
+        s = problem.label_scale[y] * cp.multiply(problem.class_scale, z) + problem.offset
+        loss = loss + problem.counts[y] * problem.weight[y] * (cp.log_sum_exp(s) - s[y])
+    return _solved(cp, cp.Problem(cp.Minimize(loss + ridge * cp.normNuc(product))), product, None, solver)
+
+
+def _solved(cp: Any, program: Any, product: Any, bias: Any, solver: str) -> Solved:
+    program.solve(solver=solver)
+    if program.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
+        raise SettingError(solver, f"ended as {program.status}", expected="an optimum", fix="try solver='SCS'")
+    return Solved(
+        product=np.asarray(product.value), bias=None if bias is None else np.asarray(bias.value),
+        value=float(program.value),
+    )  # fmt: skip
+
+
+def _cvxpy(problem: Problem) -> tuple[Any, int]:
+    if problem.classes > _CLASSES:
+        fix = "predict.cross_entropy and path.finite_ridge solve it in closed form or with a certificate"
+        raise SettingError("convex", f"{problem.classes} classes", expected=f"at most {_CLASSES}", fix=fix)
+    try:
+        import cvxpy  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise ExtraError("cvxpy", "is not installed", fix="pip install 'deltagram[convex]'") from None
+    return cvxpy, problem.classes

@@ -1,0 +1,191 @@
+"""`predict`: class counts and a loss's parameters to the geometry that training approaches."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from deltagram.errors import SettingError
+from deltagram.geometry import predict as closed
+from deltagram.geometry import ridge as ridges
+from deltagram.geometry.gram import Geometry, compare
+from deltagram.geometry.path import finite_ridge
+from deltagram.geometry.problem import Problem, scale_by_counts
+from deltagram.geometry.summary import rows
+from deltagram.geometry.tune import TUNINGS, Tuning
+from deltagram.records import Meter, Record
+from deltagram.store.staging import staged_file
+
+LOSSES: Final = ("ce", "la", "cdt", "ldt", "vs")
+_CERTIFIED: Final = 4096  # classes up to which all k^2 multipliers are looked at
+
+
+def predict(
+    counts: ArrayLike,
+    *,
+    loss: str = "ce",
+    gamma: float | None = None,
+    tau: float | None = None,
+    class_scale: ArrayLike | None = None,
+    label_scale: ArrayLike | None = None,
+    class_weight: ArrayLike | Literal["balanced"] | None = None,
+    ridge: float | None = None,
+    weight_decay: float | None = None,
+    feature_decay: float | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
+    free_bias: bool = False,
+    dim: int | None = None,
+    tune: str | None = None,
+    out: Path | None = None,
+    force: bool = False,
+) -> Record:
+    """Predict classifiers, class means and logits from `counts` samples a class and a loss.
+
+    `loss` is ce, la (offset `tau log prior`), cdt (`class_scale`, or `gamma` for `n^gamma`), ldt (`label_scale`, or
+    `gamma`) or vs (class scale and offset). Without a ridge it is the limit of a vanishing one, in closed form; with
+    `ridge`, or the decays that make one, the minimum there, with a duality gap. `tune` asks instead for the parameters
+    that give a geometry: simplex, alignment, equal-norms or equal-angles. `out` gets the geometry as JSON.
+
+    Raises SettingError for counts, parameters or combinations that make no problem, OutputError for an `out` that is
+    there, if not `force`.
+    """
+    meter = Meter.start()
+    told = {
+        "loss": loss, "gamma": gamma, "tau": tau, "ridge": ridge, "weight_decay": weight_decay,
+        "feature_decay": feature_decay, "reduction": reduction, "free_bias": free_bias, "dim": dim, "tune": tune,
+    }  # fmt: skip
+    if tune is not None:
+        tuning = _tuned(tune, counts, loss=loss, given=(gamma, tau, class_scale, label_scale, class_weight))
+        problem = tuning.problem
+    else:
+        tuning = None
+        problem = _problem(
+            counts, loss=loss, gamma=gamma, tau=tau, class_scale=class_scale, label_scale=label_scale,
+            class_weight=class_weight,
+        )  # fmt: skip
+    if ridge is None and (weight_decay is not None or feature_decay is not None):
+        ridge = _ridge(problem, weight_decay, feature_decay, reduction)
+    elif ridge is not None and (weight_decay is not None or feature_decay is not None):
+        raise SettingError("ridge", "together with decays", expected="one of them")
+    geometry, numbers = _predicted(problem, ridge=ridge, free_bias=free_bias, dim=dim)
+    numbers |= _described(geometry, problem, ridge) | _told(tuning) | meter.numbers()
+    record = Record(job="predict", settings={**told, "counts": _shown(problem.counts)}, numbers=numbers)
+    if out is not None:
+        with staged_file(out, force=force) as place:
+            place.write_text(json.dumps({"record": record.model_dump(), "geometry": geometry.data()}) + "\n", "utf-8")
+    return record
+
+
+def _problem(
+    counts: ArrayLike,
+    *,
+    loss: str,
+    gamma: float | None,
+    tau: float | None,
+    class_scale: ArrayLike | None,
+    label_scale: ArrayLike | None,
+    class_weight: ArrayLike | str | None,
+) -> Problem:
+    """What a named loss sets; SettingError for a parameter it does not have, or lacks."""
+    n = Problem.of(counts).counts
+    has = {"ce": (), "la": ("tau",), "cdt": ("gamma", "class_scale"), "ldt": ("gamma", "label_scale")}
+    has |= {"vs": ("gamma", "class_scale", "label_scale", "tau")}
+    if loss not in has:
+        raise SettingError("loss", repr(loss), expected=", ".join(LOSSES))
+    given = {"gamma": gamma, "tau": tau, "class_scale": class_scale, "label_scale": label_scale}
+    for name, value in given.items():
+        if value is not None and name not in has[loss]:
+            raise SettingError(name, f"is not a parameter of {loss}", expected=", ".join(has[loss]) or "none")
+    if gamma is not None and (class_scale is not None or label_scale is not None) and loss != "vs":
+        raise SettingError("gamma", "together with scales", expected="one of them")
+    if loss in ("cdt", "ldt") and gamma is None and class_scale is None and label_scale is None:
+        raise SettingError(loss, "has no multipliers", fix=f"give gamma or {has[loss][1]}")
+    if gamma is not None:
+        by_counts = scale_by_counts(n, gamma)
+        label_scale = by_counts if loss == "ldt" else label_scale
+        class_scale = by_counts if loss in ("cdt", "vs") and class_scale is None else class_scale
+    shift = tau if tau is not None else (1.0 if loss in ("la", "vs") else None)
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise SettingError("class_weight", repr(class_weight), expected="balanced, or a number a class")
+        class_weight = n.sum() / (len(n) * n)
+    return Problem.of(
+        counts, class_scale=class_scale, label_scale=label_scale, weight=class_weight,
+        offset=None if shift is None else shift * np.log(n / n.sum()),
+    )  # fmt: skip
+
+
+def _tuned(tune: str, counts: ArrayLike, *, loss: str, given: tuple[Any, ...]) -> Tuning:
+    if tune not in TUNINGS:
+        raise SettingError("tune", repr(tune), expected=", ".join(TUNINGS))
+    if loss != "ce" or any(value is not None for value in given):
+        raise SettingError("tune", "together with a loss or its parameters", fix="it chooses them: give counts alone")
+    return TUNINGS[tune](counts)
+
+
+def _ridge(
+    problem: Problem, weight_decay: float | None, feature_decay: float | None, reduction: Literal["mean", "sum"]
+) -> float:
+    if weight_decay is None:
+        raise SettingError("feature_decay", "without a weight decay", fix="give both")
+    return ridges.ridge_of(problem, weight_decay=weight_decay, feature_decay=feature_decay, reduction=reduction)
+
+
+def _predicted(
+    problem: Problem, *, ridge: float | None, free_bias: bool, dim: int | None
+) -> tuple[Geometry, dict[str, Any]]:
+    """The geometry, and what shows that it is optimal."""
+    scales = (problem.class_scale, problem.label_scale)
+    if free_bias:
+        if ridge is not None or any(np.ptp(scale) > 0 for scale in scales):
+            raise SettingError("free_bias", "with a ridge or scales", expected="plain cross-entropy without a ridge")
+        geometry, bias = closed.free_bias(problem.counts, dim=dim)
+        return geometry, {"bias": bias.tolist()}
+    if ridge is None:
+        settings = {"class_scale": problem.class_scale, "label_scale": problem.label_scale}
+        plain = all(np.ptp(scale) == 0 for scale in scales)
+        name = "SELI" if plain else "cross-entropy with multipliers"
+        geometry = closed.cross_entropy(problem.counts, **settings, dim=dim, name=name)
+        if problem.classes > _CERTIFIED:
+            return geometry, {}
+        proof = closed.certificate(problem.counts, **settings)
+        return geometry, {"certificate": asdict(proof) | {"gap": proof.gap, "holds": proof.holds}}
+    closed.enough_dimensions(dim, problem.classes)
+    geometry, proof_at = finite_ridge(problem, ridge)
+    return geometry, {"optimality": asdict(proof_at) | {"gap": proof_at.gap}, "ridge": ridge}
+
+
+def _described(geometry: Geometry, problem: Problem, ridge: float | None) -> dict[str, Any]:
+    """Rows by count, distances to the named geometries, and where classes merge."""
+    merging = ridges.merges_from(problem)
+    least = np.nanmin(merging) if np.isfinite(merging).any() else None
+    targets = {"etf": closed.etf(problem.classes), "of": closed.orthogonal_frame(problem.classes)}
+    targets["seli"] = closed.seli(problem.counts)
+    return {
+        "name": geometry.name, "classes": geometry.classes, "samples": float(geometry.counts.sum()),
+        "conventions": dict(geometry.conventions), "rows": [asdict(row) for row in rows(geometry)],
+        "distance": {name: asdict(compare(geometry, target)) for name, target in targets.items()},
+        "merges_from": None if least is None else float(least),
+        "merged": None if ridge is None else int((merging <= ridge).sum()),
+    }  # fmt: skip
+
+
+def _told(tuning: Tuning | None) -> dict[str, Any]:
+    """What a tuning chose, in words and numbers."""
+    if tuning is None:
+        return {}
+    problem = tuning.problem
+    return {
+        "tuning": {
+            "wanted": tuning.wanted, "loss": tuning.loss, "reached": tuning.reached, "price": tuning.price,
+            "class_scale": _shown(problem.class_scale), "label_scale": _shown(problem.label_scale),
+            "weight": _shown(problem.weight),
+        }
+    }  # fmt: skip
+
+
+def _shown(values: Any) -> list[float]:
+    return [float(value) for value in values]
