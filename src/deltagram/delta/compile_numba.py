@@ -32,7 +32,8 @@ def writes(entry: Any) -> Any:
 def kernel(*signatures: Any, any_order: bool = False) -> Callable[[Loop], Loop]:
     """Compile for exactly these signatures, now, or load what was compiled before.
 
-    `any_order` lets sums be taken in another order and products be fused with them: faster, other last bits. Raises RuntimeError where numba cannot compile or has no place to cache.
+    `any_order` lets sums be taken in another order and products be fused with them: faster, other last bits.
+    Raises RuntimeError where numba cannot compile or has no place to cache.
     """
 
     def compile_(loop: Loop) -> Loop:

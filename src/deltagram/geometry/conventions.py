@@ -89,13 +89,17 @@ def convention(weighting: str = "class", centring: Any = None) -> Convention:
 def _weights(given: ArrayLike) -> F64:
     found = np.asarray(given, np.float64)
     if found.ndim != 1 or not np.isfinite(found).all() or (found < 0).any():
-        raise SettingError("centring", "weights that are no list of numbers", expected="one number of 0 or more a class")
+        raise SettingError(
+            "centring", "weights that are no list of numbers", expected="one number of 0 or more a class"
+        )
     return found
 
 
 def _shares(weights: Any) -> F64:
     total = float(np.sum(weights))
     if not total:
-        raise SettingError("centring", "weights that add up to nothing", expected="a class that occurs and has a weight")
+        raise SettingError(
+            "centring", "weights that add up to nothing", expected="a class that occurs and has a weight"
+        )
     found: F64 = np.asarray(weights, np.float64) / total
     return found

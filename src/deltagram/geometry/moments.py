@@ -95,7 +95,7 @@ class ClassMoments:
     @property
     def features(self) -> int:
         """Dimensions of a feature vector."""
-        return self.means.shape[1]
+        return int(self.means.shape[1])
 
     @property
     def there(self) -> I64:
@@ -189,7 +189,8 @@ class ClassMoments:
                 expected="class_counts= equal to the counts seen for class weights, none for sample weights",
                 fix="measure again with them, or with scatter='classes', which gives both",
             )  # fmt: skip
-        return ratio[0] * self.scatter
+        scaled: F64 = ratio[0] * self.scatter
+        return scaled
 
     def geometry(
         self, classifier: Any = None, *, weighting: str = "class", centring: Any = None, name: str = "measured"
@@ -228,7 +229,9 @@ def classes_text(moments: ClassMoments) -> str:
     missing = np.flatnonzero(moments.counts == 0)
     if not len(missing):
         return f"all {moments.classes}"
-    names = ", ".join(str(label) for label in missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+    names = ", ".join(str(label) for label in missing[:8]) + (
+        f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    )
     return f"{moments.classes - len(missing)} of {moments.classes}; empty, left out of everything: {names}"
 
 

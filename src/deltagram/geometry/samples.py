@@ -31,14 +31,17 @@ def matrix(given: Any, what: str, *, axes: str) -> F32 | F64:
     if found.dtype.kind not in "fiub" and found.dtype.name != "bfloat16":
         raise SettingError(what, f"are of type {found.dtype}", expected="numbers")
     narrow = found.dtype == np.float32 or (found.dtype.itemsize == 2 and found.dtype.kind not in "iu")
-    made = np.ascontiguousarray(found, np.float32 if narrow else np.float64)
+    made: Any = np.ascontiguousarray(found, np.float32 if narrow else np.float64)
+    flat: NDArray[Any] = made.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        square = made.reshape(-1) @ made.reshape(-1)
+        square = flat @ flat
     if not np.isfinite(square) and not (whole := np.isfinite(made)).all():  # the square alone may overflow
         row, column = np.argwhere(~whole)[0]
-        where = f"{what}, {axes.split(', ')[0]} {row}, {axes.split(', ')[1]} {column}"
+        of_row, of_column = axes.split(", ")
+        where = f"{what}, {of_row} {row}, {of_column} {column}"
         raise SettingError(where, f"{made[row, column]}", expected="finite numbers", fix="remove it or mend its source")
-    return made
+    checked: F32 | F64 = made
+    return checked
 
 
 def class_numbers(given: Any, *, classes: int | None) -> I64:
