@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 import typer.core
 
-from deltagram.commands import deltas, demo, export, merge, prune, reproduce, select, train
+from deltagram.commands import deltas, demo, export, measure, merge, prune, reproduce, select, train
 from deltagram.errors import DeltagramError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ app = typer.Typer(
 for command in (
     prune.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
     select.select, merge.merge, export.export, train.train, demo.demo, reproduce.reproduce,
+    measure.measure,
 ):  # fmt: skip
     app.command()(command)
 

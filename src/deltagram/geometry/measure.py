@@ -13,8 +13,8 @@ from deltagram.geometry.collapse import cdnv, effective_rank, nc1, nc1_ratio
 from deltagram.geometry.conventions import Convention, convention
 from deltagram.geometry.gram import Comparison, Geometry
 from deltagram.geometry.moments import ClassMoments, classes_text, occurring
-from deltagram.geometry.nearest import decisions
-from deltagram.geometry.samples import I64, classifier_weights
+from deltagram.geometry.nearest import Decisions, decisions
+from deltagram.geometry.samples import I64, class_numbers, classifier_weights
 from deltagram.geometry.symmetry import (
     PAIRS,
     Frame,
@@ -28,7 +28,7 @@ from deltagram.geometry.symmetry import (
 )
 from deltagram.geometry.targets import simplex
 
-__all__ = ["ClassMoments", "Classes", "Collapse", "Minority", "collapse"]
+__all__ = ["ClassMoments", "Classes", "Collapse", "Minority", "collapse", "collapse_of"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,8 +107,7 @@ def collapse(
     moments: ClassMoments,
     *,
     classifier: Any = None,
-    bias: Any = None,
-    features: Any = None,
+    decided: Decisions | None = None,
     weighting: str = "class",
     centring: Any = None,
     against: Sequence[Geometry] = (),
@@ -116,16 +115,14 @@ def collapse(
 ) -> Collapse:
     """Measure the classes that occur in `moments`, and a classifier (class, feature) beside them if there is one.
 
-    `weighting` and `centring` are of `conventions.convention`; `features` (sample, feature), with a classifier, are
-    what NC4 is counted on (`bias`, (class), is of NC4 alone: the others are of directions). `against` are geometries
-    of the classes that occur. NC1 needs a scatter matrix; CDNV, over all pairs, is left out beyond `PAIRS` classes.
+    `weighting` and `centring` are of `conventions.convention`; `decided`, of `nearest.decisions`, gives NC4. `against`
+    are geometries of the classes that occur. NC1 needs a scatter matrix; CDNV, over all pairs, is left out beyond
+    `PAIRS` classes.
 
     Raises SettingError for fewer than two classes that occur, shapes that do not match, a scatter of other weights, or
     a geometry of another number of classes.
     """
     there, how = occurring(moments), convention(weighting, centring)
-    if classifier is None and (bias is not None or features is not None):
-        raise SettingError("bias and features", "are of a classifier, and none is given", fix="give classifier=")
     counts = moments.counts.astype(np.float64)
     centre = how.centre(moments.means, counts)
     means = Vectors(rows=moments.means, there=there, centre=centre)
@@ -134,15 +131,12 @@ def collapse(
         rows = classifier_weights(classifier, classes=moments.classes, width=moments.features)
         w = Vectors(rows=rows, there=there, centre=np.zeros(moments.features))
     etf = simplex(counts[there]).means
-    agreed = None
-    if features is not None and len(features):
-        agreed = decisions(features, moments, classifier=classifier, bias=bias).agreement
     return Collapse(
         samples=int(moments.counts.sum()), **_spread(moments, how, means, power),
         means=frame(means, etf), classifiers=None if w is None else frame(w, etf),
         self_duality=None if w is None else self_duality(w, means),
         gram_duality=None if w is None else grams_apart(w, means),
-        agreement=agreed, minority=_minority(moments, means, w),
+        agreement=None if decided is None else decided.agreement, minority=_minority(moments, means, w),
         against={target.name: _against(means, w, target) for target in against},
         classes=_classes(moments, means, w),
         conventions=how.described() | {
@@ -150,6 +144,45 @@ def collapse(
             "classes": classes_text(moments),
         },
     )  # fmt: skip
+
+
+def collapse_of(
+    features: Any,
+    labels: Any,
+    *,
+    classes: int | None = None,
+    classifier: Any = None,
+    bias: Any = None,
+    weighting: str = "class",
+    centring: Any = None,
+    power: int = 2,
+) -> Collapse:
+    """`collapse` of features (sample, feature) and labels (sample) that are all at hand, NC4 included.
+
+    `bias`, (class), is of NC4 alone: the others are of directions. Raises SettingError as `collapse` and
+    `ClassMoments.update_in_place` do.
+
+    >>> found = collapse_of([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0]], [0, 0, 1], classifier=np.eye(2))
+    >>> found.agreement, round(found.nc1_ratio, 6)
+    (1.0, 0.010989)
+    """
+    if classifier is None and bias is not None:
+        raise SettingError("bias", "is of a classifier, and none is given", fix="give classifier=")
+    if classes is None and classifier is not None:
+        classes = len(classifier)
+    moments = counted(features, labels, classes=classes, weighting=weighting)
+    decided = None if classifier is None else decisions(features, moments, classifier=classifier, bias=bias)
+    return collapse(
+        moments, classifier=classifier, decided=decided, weighting=weighting, centring=centring, power=power
+    )
+
+
+def counted(features: Any, labels: Any, *, classes: int | None, weighting: str) -> ClassMoments:
+    """Moments of samples that are all at hand, with the scatter that this weighting needs: labels are counted first."""
+    y = class_numbers(labels, classes=classes)
+    many = classes if classes is not None else int(y.max(initial=0)) + 1
+    known = np.bincount(y, minlength=many) if weighting == "class" else None
+    return ClassMoments.of(features, y, classes=many, class_counts=known)
 
 
 def _spread(moments: ClassMoments, how: Convention, means: Vectors, power: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from deltagram.jobs.demo import demo
 from deltagram.jobs.export import export
 from deltagram.jobs.inspect import inspect
+from deltagram.jobs.measure import measure
 from deltagram.jobs.merge import merge
 from deltagram.jobs.prune import prune
 from deltagram.jobs.rescale import rescale
@@ -11,4 +12,4 @@ from deltagram.jobs.select import select
 from deltagram.jobs.train import train
 from deltagram.jobs.verify import verify
 
-__all__ = ["demo", "export", "inspect", "merge", "prune", "rescale", "restore", "select", "train", "verify"]
+__all__ = ["demo", "export", "inspect", "measure", "merge", "prune", "rescale", "restore", "select", "train", "verify"]
