@@ -17,10 +17,10 @@ def nc1(within: F64, means: F64, shares: F64, *, size: float = 0.0) -> float:
 
     `within` is S_W (feature, feature); S_B = sum_c shares_c m_c m_c^T of centred `means` (class, feature); `size` is
     the largest norm of the means before centring, from which rounding left something where S_B is zero. By the thin
-    decomposition of the means, not by that of S_B (Papyan, Han and Donoho 2020, who divide by the classes; as in
-    section 5 of arXiv 2303.07608, not divided). Spread outside the span of the means does not count.
+    decomposition of the means, not by that of S_B (Papyan, Han and Donoho 2020, who divide by the classes; in
+    arXiv 2303.07608 not divided). Spread outside the span of the means does not count.
 
-    >>> nc1(np.diag([0.1, 7.0]), np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([0.5, 0.5]))
+    >>> round(nc1(np.diag([0.1, 7.0]), np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([0.5, 0.5])), 12)
     0.1
 
     NaN where all means are equal.
@@ -52,7 +52,7 @@ def nc1_ratio(variances: F64, means: F64, *, within: F64, between: F64) -> float
 def cdnv(variances: F64, means: F64, *, power: int = 2) -> float:
     """Class-distance normalised variance: the mean over pairs i < j of (v_i + v_j) / (2 |mu_i - mu_j|^power).
 
-    Power 2 is that of Galanti, Gyoergy and Hutter (2022, arXiv 2112.15121), 4 is in use for language models. In tiles
+    Power 2 is that of Galanti, György and Hutter (2022, arXiv 2112.15121), 4 is in use for language models. In tiles
     of one triangle: no k x k matrix; pairs that lie close are subtracted before they are squared. Infinite where two
     means are equal and one of them has a spread.
 

@@ -164,7 +164,7 @@ def collapse_of(
 
     >>> found = collapse_of([[1.0, 0.0], [1.0, 0.2], [0.0, 1.0]], [0, 0, 1], classifier=np.eye(2))
     >>> found.agreement, round(found.nc1_ratio, 6)
-    (1.0, 0.010989)
+    (1.0, 0.01105)
     """
     if classifier is None and bias is not None:
         raise SettingError("bias", "is of a classifier, and none is given", fix="give classifier=")

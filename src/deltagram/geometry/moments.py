@@ -187,7 +187,7 @@ class ClassMoments:
             raise SettingError(
                 "covariance within classes", "was summed with other weights than those asked for",
                 expected="class_counts= equal to the counts seen for class weights, none for sample weights",
-                fix="measure again with them, or with scatter='classes', which gives both",
+                fix="measure again with them, or with scatter='classes', which gives all, or ask for weighting='mixed'",
             )  # fmt: skip
         scaled: F64 = ratio[0] * self.scatter
         return scaled

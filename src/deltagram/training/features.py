@@ -38,6 +38,9 @@ def head_of(run: Loaded) -> Head:
     name, module = layers[-1]
     if any(missing.startswith(f"{name}.") for missing in run.missing):
         raise CheckpointError(folder, f"holds no weights of its head {name}", fix="give a fine-tuned classifier")
+    if run.model.config.pad_token_id is None:
+        fix = "set it in config.json to the number of the tokenizer's padding token"
+        raise CheckpointError(folder, "has no pad_token_id, so texts of unlike length cannot be a batch", fix=fix)
     bias = None if module.bias is None else module.bias.double().cpu().numpy()
     return Head(name=name, module=module, weight=module.weight.double().cpu().numpy(), bias=bias)
 
