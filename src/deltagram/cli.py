@@ -11,6 +11,7 @@ import typer.core
 from deltagram.commands import (
     deltas,
     demo,
+    diagnose,
     export,
     measure,
     merge,
@@ -48,7 +49,7 @@ app = typer.Typer(
 
 for command in (
     prune.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
-    select.select, merge.merge, export.export, train.train, predict.predict, measure.measure,
+    select.select, merge.merge, export.export, train.train, predict.predict, measure.measure, diagnose.diagnose,
     demo.demo, reproduce.reproduce,
 ):  # fmt: skip
     app.command()(command)
