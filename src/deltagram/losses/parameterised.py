@@ -13,6 +13,7 @@ from deltagram.losses.counts import ClassWeight, chosen_weights
 from deltagram.losses.trainer import TrainerLoss
 
 REDUCTIONS: Final = ("none", "mean", "sum")
+_HALF: Final = (torch.float16, torch.bfloat16)
 
 
 class ParameterisedCrossEntropy(torch.nn.Module):
@@ -88,8 +89,12 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         if self.classes is not None and input.shape[axis] != self.classes:
             found = f"logits {tuple(input.shape)} of {input.shape[axis]} classes"
             raise SettingError("loss", found, expected=f"{self.classes}, as the loss was made for")
-        wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        soft = input.shape == target.shape
+        wide = input.float() if input.dtype in _HALF else input
+        if soft := input.shape == target.shape:
+            target = _probabilities(target)
+        elif axis and target.shape != (rows := input.shape[:1] + input.shape[2:]):
+            found, expected = f"has shape {tuple(target.shape)}", f"{tuple(rows)}, or that of the logits"
+            raise SettingError("target", found, expected=expected)
         try:
             if self.label_scale is None:
                 return self._cross_entropy(self._logits(wide, None), target, reduction, self.label_smoothing)
@@ -114,15 +119,19 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         return None if values is None else values.to(input.dtype).view(-1, *(1,) * (input.dim() - 2))
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, reduction: str, smoothing: float = 0.0) -> Tensor:
-        weight = None if self.weight is None else self.weight.to(logits.dtype)
-        found: Tensor = cross_entropy(
-            logits, target, weight=weight, ignore_index=self.ignore_index, reduction=reduction,
+        return cross_entropy(
+            logits, target, weight=self._weight(logits), ignore_index=self.ignore_index, reduction=reduction,
             label_smoothing=smoothing,
         )  # fmt: skip
-        return found
+
+    def _weight(self, logits: Tensor) -> Tensor | None:
+        return None if self.weight is None else self.weight.to(logits.dtype)
 
     def _expected(self, input: Tensor, target: Tensor, reduction: str, *, soft: bool) -> Tensor:
         """The expectation over labels, one cross-entropy a distinct scale that has a share of them."""
+        if soft and self.ignore_index >= 0:
+            found = f"is {self.ignore_index}, and targets are probabilities"
+            raise SettingError("ignore_index", found, expected="a negative number")
         axis = min(1, input.dim() - 1)
         share = target.to(input.dtype) if soft else self._one_hot(input, target)
         counted = 1.0 if soft else share.sum(axis, keepdim=True)
@@ -132,7 +141,8 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         for scale in torch.unique(scales):
             part = share * (scales == scale)
             if part.any():
-                losses = losses + self._cross_entropy(self._logits(input, scale), part, "none")
+                logits, weight = self._logits(input, scale), self._weight(input)
+                losses = losses + cross_entropy(logits, part, weight=weight, reduction="none")
         if reduction == "none":
             return losses
         return losses.sum() if reduction == "sum" else losses.sum() / self._divisor(losses, target, soft=soft)
@@ -158,6 +168,14 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         wrong = target[(target != self.ignore_index) & ((target < 0) | (target >= classes))]
         expected = f"0 to {classes - 1}, or {self.ignore_index} to ignore a sample"
         return SettingError("target", f"has label {wrong.flatten()[0].item()}", expected=expected)
+
+
+def _probabilities(target: Tensor) -> Tensor:
+    """Soft targets in float32 or more. Raises SettingError for whole numbers, which are no probabilities."""
+    if not target.is_floating_point():
+        found = f"is {target.dtype} of the shape of the logits"
+        raise SettingError("target", found, expected="probabilities, or one label a sample")
+    return target.float() if target.dtype in _HALF else target
 
 
 def _classes(parts: dict[str, F64 | None]) -> int | None:
