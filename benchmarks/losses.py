@@ -1,8 +1,9 @@
 """Time of a loss and its gradient beside `torch.nn.functional.cross_entropy`, on random logits (sample, class).
 
-`python benchmarks/losses.py [--runs N]`
+`python benchmarks/losses.py [--runs N] [--compile]`
 
-Target: at most 1.15 x, the peer given the same weights. Sides are interleaved; ratios are of medians.
+Target: at most 1.15 x, the peer given the same weights. `--compile` puts both through `torch.compile`, and shows the
+peer as it is, too. Sides are interleaved; ratios are of medians.
 """
 
 from collections.abc import Callable
@@ -18,12 +19,15 @@ TARGET = 1.15
 PEER, WEIGHTED = "cross_entropy", "cross_entropy(weight=)"
 
 
-def sides(samples: int, classes: int) -> dict[str, Callable[[], object]]:
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def sides(samples: int, classes: int, *, compiled: bool) -> dict[str, Callable[[], object]]:
     """One step of each loss on the same logits: the value, and the gradient of the logits."""
     torch.manual_seed(0)
     logits, label = torch.randn(samples, classes, requires_grad=True), torch.randint(classes, (samples,))
     counts, weight = torch.randint(1, 1000, (classes,)), torch.rand(classes) + 0.5
-    losses: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    losses: dict[str, Loss] = {
         PEER: cross_entropy,
         WEIGHTED: lambda z, y: cross_entropy(z, y, weight),
         "CrossEntropy": CrossEntropy(),
@@ -35,7 +39,12 @@ def sides(samples: int, classes: int) -> dict[str, Callable[[], object]]:
         "VS": VS(counts),
     }
 
-    def step(loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    if compiled:
+        torch.compiler.reset()
+        eager = {f"{name}, eager": loss for name, loss in losses.items() if name in (PEER, WEIGHTED)}
+        losses = {name: torch.compile(loss) for name, loss in losses.items()} | eager
+
+    def step(loss: Loss) -> None:
         logits.grad = None
         loss(logits, label).backward()
 
@@ -43,17 +52,25 @@ def sides(samples: int, classes: int) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    given = options(__doc__, runs=60).parse_args()
+    parser = options(__doc__, runs=60)
+    parser.add_argument("--compile", action="store_true", help="put both sides through torch.compile")
+    given = parser.parse_args()
     rows = []
     for samples, classes in SHAPES:
-        timed = {name: lambda side=side: seconds(side) for name, side in sides(samples, classes).items()}
+        made = sides(samples, classes, compiled=given.compile)
+        timed = {name: lambda side=side: seconds(side) for name, side in made.items()}
         times = {name: median(values[3:]) for name, values in rounds(timed, runs=given.runs + 3).items()}
-        peers = {PEER: times.pop(PEER), WEIGHTED: times.pop(WEIGHTED)}
+        peers = {name: times.pop(name) for name in tuple(times) if name.startswith(PEER)}
         for name, value in times.items():
-            beside = WEIGHTED if "weights" in name else PEER
-            what = f"{name}, {samples} x {classes}"
-            rows.append(Row(what=what, ours=value, beside=beside, theirs=peers[beside], at_most=TARGET))
-    table("A loss and its gradient", rows, f"torch {torch.__version__}, {torch.get_num_threads()} threads.")
+            for beside, theirs in peers.items():
+                if beside.startswith(WEIGHTED) == ("weights" in name):
+                    what = f"{name}, {samples} x {classes}"
+                    rows.append(Row(what=what, ours=value, beside=beside, theirs=theirs, at_most=TARGET))
+    table(
+        f"A loss and its gradient{', compiled' if given.compile else ''}",
+        rows,
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads.",
+    )
 
 
 if __name__ == "__main__":
