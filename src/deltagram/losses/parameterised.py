@@ -59,8 +59,7 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         parts["weight"] = chosen_weights(weight, class_weight, counts=counts, classes=classes, empty=empty)
         self.classes = _classes({**parts, "class_counts": counts})
         for name, values in parts.items():
-            made = None if values is None else torch.tensor(values, dtype=torch.get_default_dtype())
-            self.register_buffer(name, made)
+            self.register_buffer(name, None if values is None else _held(name, values))
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
@@ -174,6 +173,16 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         wrong = target[(target != self.ignore_index) & ((target < 0) | (target >= classes))]
         expected = f"0 to {classes - 1}, or {self.ignore_index} to ignore a sample"
         return SettingError("target", f"has label {wrong.flatten()[0].item()}", expected=expected)
+
+
+def _held(name: str, values: F64) -> Tensor:
+    """`values` in torch's default dtype. Raises SettingError where it cannot hold one, or holds it as 0."""
+    made = torch.tensor(values, dtype=torch.get_default_dtype())
+    lost = ~made.isfinite() | ((made == 0) & (torch.tensor(values) != 0))
+    if bool(lost.any()):
+        first = int(lost.int().argmax())
+        raise SettingError(name, f"is {values[first]:g} for class {first}", expected=f"what {made.dtype} can hold")
+    return made
 
 
 def _cast(values: Tensor, input: Tensor) -> Tensor:
