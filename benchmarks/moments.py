@@ -22,7 +22,7 @@ from deltagram.geometry.symmetry import Vectors, alignment, apart, frame, self_d
 from deltagram.geometry.targets import simplex
 from measure import Row, median, options, rounds, seconds, shown, table
 
-BATCH, WIDTH = 2048, 768
+BATCH, WIDTH, BATCHES = 2048, 768, 8
 LIMIT_SECONDS, LIMIT_BYTES = 2.0, 100e6
 
 
@@ -33,27 +33,33 @@ def beside(ours: Callable[[], object], theirs: Callable[[], object], *, runs: in
 
 
 def updates(classes: int, *, runs: int, at_least: float) -> list[Row]:
-    """One batch into class means (and traces, which come with them) and into one-hot products, float32 features."""
+    """A batch into class means (and traces, which come with them) and into one-hot products; mean over `BATCHES`."""
     rng = np.random.default_rng(0)
-    x, y = rng.standard_normal((BATCH, WIDTH)).astype(np.float32), rng.integers(0, classes, BATCH)
-    state = ClassMoments.empty(classes, WIDTH, scatter="trace")
+    x = rng.standard_normal((BATCHES, BATCH, WIDTH), dtype=np.float32)
+    y = rng.integers(0, classes, (BATCHES, BATCH))
     features, labels = torch.from_numpy(x), torch.from_numpy(y)
     counts, sums = torch.zeros(classes), torch.zeros(classes, WIDTH)
+    state, full = (ClassMoments.empty(classes, WIDTH, scatter=kind) for kind in ("trace", "full"))
+
+    def taken(into: ClassMoments) -> None:
+        for number in range(BATCHES):
+            into.update_in_place(x[number], y[number])
 
     def one_hot() -> None:
-        hot = (labels[None, :] == torch.arange(classes)[:, None]).float()
-        counts.add_(hot.sum(1))
-        sums.add_(hot @ features)
+        for number in range(BATCHES):
+            hot = (labels[number][None, :] == torch.arange(classes)[:, None]).float()
+            counts.add_(hot.sum(1))
+            sums.add_(hot @ features[number])
 
-    ours, theirs = beside(lambda: state.update_in_place(x, y), one_hot, runs=runs)
+    ours, theirs = beside(lambda: taken(state), one_hot, runs=runs)
     assert np.allclose(state.means, (sums / counts.clamp(min=1)[:, None]).numpy(), atol=1e-4)
-    full = ClassMoments.empty(classes, WIDTH)
-    scatter, _ = beside(lambda: full.update_in_place(x, y), lambda: None, runs=runs)
+    scatter, _ = beside(lambda: taken(full), lambda: None, runs=max(1, runs // 3))
     what = f"means and traces, {classes:,} classes, batch of {BATCH:,} x {WIDTH}"
     return [
-        Row(what=what, ours=ours, beside="one-hot product, means alone", theirs=theirs, at_least=at_least),
-        Row(what=f"the same and the scatter matrix, {classes:,} classes", ours=scatter),
-    ]
+        Row(what=what, ours=ours / BATCHES, beside="one-hot product, means alone", theirs=theirs / BATCHES,
+            at_least=at_least),
+        Row(what=f"the same and the scatter matrix, {classes:,} classes", ours=scatter / BATCHES),
+    ]  # fmt: skip
 
 
 def spread(*, runs: int) -> list[Row]:
