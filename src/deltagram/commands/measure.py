@@ -20,7 +20,7 @@ EXTREMES = 5
 
 def measure(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="Features (.npz, .safetensors), or a classifier.")],
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Of a classifier: labelled texts.")] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Of a classifier: labelled texts.")] = None,
     classes: Annotated[int | None, typer.Option(help="Number of classes, where labels do not reach it.")] = None,
     weighting: Annotated[str, typer.Option(help="class, sample or mixed: what counts alike.")] = "class",
     centring: Annotated[
