@@ -25,6 +25,7 @@ def test_it_is_an_estimator_to_scikit_learn(estimator: Any, check: Any) -> None:
 OF_IMBALANCE = imbalanced_checks(list(KINDS)).mark
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # of the wrapped regression
 @pytest.mark.parametrize(OF_IMBALANCE.args[0], list(OF_IMBALANCE.args[1]), ids=OF_IMBALANCE.kwargs["ids"])
 def test_it_is_an_estimator_to_imbalanced_learn(estimator: Any, check: Any) -> None:
     check(estimator)
