@@ -19,7 +19,7 @@ COUNTS = [40, 40, 4, 4]
 
 def test_it_predicts_seli_with_a_certificate() -> None:
     found = predict(COUNTS).numbers
-    assert found["name"] == "SELI"
+    assert found["name"] == "seli"
     assert found["certificate"]["holds"]
     assert found["distance"]["seli"]["classifiers"] < 1e-12
     assert found["distance"]["etf"]["classifiers"] > 0.1
@@ -107,7 +107,7 @@ def test_the_command_prints_a_table_and_its_record(tmp_path: Path) -> None:
     (tmp_path / "n.json").write_text("[40, 40, 4, 4]")
     run = CliRunner().invoke(app, ["predict", "--counts", "40x2,4x2"])
     assert run.exit_code == 0, run.output
-    assert "SELI: 4 classes, 88 samples" in run.output
+    assert "seli: 4 classes, 88 samples" in run.output
     assert "all margins are active" in run.output
     from_file = CliRunner().invoke(app, ["predict", "--counts", str(tmp_path / "n.json"), "--json"])
     assert json.loads(from_file.output)["settings"]["counts"] == COUNTS

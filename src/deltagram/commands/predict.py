@@ -67,7 +67,7 @@ def show_predict(record: "Record") -> None:
     page.print()
     for name, far in n["distance"].items():
         parts = ", ".join(f"{part} {value:.3f}" for part, value in far.items() if value is not None)
-        page.print(f"distance to {name.upper()}: {parts}")
+        page.print(f"distance to {name}: {parts}")
     page.print("(Frobenius distance of Gram matrices of norm 1: 0 equal, 1.414 orthogonal)")
     _proof(n)
     for name, text in n["conventions"].items():
