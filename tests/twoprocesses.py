@@ -1,4 +1,4 @@
-"""What each of two processes of `tests/geometry/test_distributed.py` does: a module of its own, which they can import."""
+"""What each of two processes of `tests/geometry/test_distributed.py` does, in a module that they can import."""
 
 import numpy as np
 import torch
