@@ -29,15 +29,19 @@ def writes(entry: Any) -> Any:
     return numba.types.Array(entry, 1, "C")
 
 
-def kernel(*signatures: Any) -> Callable[[Loop], Loop]:
+def kernel(*signatures: Any, any_order: bool = False) -> Callable[[Loop], Loop]:
     """Compile for exactly these signatures, now, or load what was compiled before.
 
+    `any_order` lets sums be taken in another order and products be fused with them: faster, other last bits.
     Raises RuntimeError where numba cannot compile or has no place to cache.
     """
 
     def compile_(loop: Loop) -> Loop:
         try:
-            compiled: Any = numba.njit(list(signatures), nogil=True, cache=True, error_model="numpy")(loop)
+            compiled: Any = numba.njit(
+                list(signatures), nogil=True, cache=True, error_model="numpy",
+                fastmath={"reassoc", "contract"} if any_order else False,
+            )(loop)  # fmt: skip
         except NumbaError as fault:
             raise RuntimeError(f"numba could not compile {loop.__name__}: {fault}") from fault
         return cast(Loop, compiled)

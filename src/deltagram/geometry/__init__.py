@@ -2,5 +2,6 @@
 
 from deltagram.geometry.gram import Comparison, Geometry, compare
 from deltagram.geometry.matrix import Matrix, distance
+from deltagram.geometry.moments import ClassMoments
 
-__all__ = ["Comparison", "Geometry", "Matrix", "compare", "distance"]
+__all__ = ["ClassMoments", "Comparison", "Geometry", "Matrix", "compare", "distance"]

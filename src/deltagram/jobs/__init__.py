@@ -3,6 +3,7 @@
 from deltagram.jobs.demo import demo
 from deltagram.jobs.export import export
 from deltagram.jobs.inspect import inspect
+from deltagram.jobs.measure import measure
 from deltagram.jobs.merge import merge
 from deltagram.jobs.predict import predict
 from deltagram.jobs.prune import prune
@@ -12,4 +13,17 @@ from deltagram.jobs.select import select
 from deltagram.jobs.train import train
 from deltagram.jobs.verify import verify
 
-__all__ = ["demo", "export", "inspect", "merge", "predict", "prune", "rescale", "restore", "select", "train", "verify"]
+__all__ = [
+    "demo",
+    "export",
+    "inspect",
+    "measure",
+    "merge",
+    "predict",
+    "prune",
+    "rescale",
+    "restore",
+    "select",
+    "train",
+    "verify",
+]
