@@ -330,9 +330,9 @@ def test_an_interrupted_training_leaves_accelerate_as_it_was(room: Path, tmp_pat
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"task": "ner"}, "task: 'ner' is unknown, expected classification or lm"),
-    "loss": ({"loss": "vs"}, "loss: 'vs' is unknown, expected ce"),
+    "loss": ({"loss": "focal"}, "loss: 'focal' is unknown, expected ce or la or cdt or ldt or vs"),
     "pull": ({"pull": "l0"}, "pull: 'l0' is unknown, expected none or l2 or l1"),
-    "schedule": ({"schedule": "step"}, "schedule: 'step' is unknown, expected linear or cosine or constant"),
+    "schedule": ({"schedule": "poly"}, "schedule: 'poly' is unknown, expected linear or cosine or constant or step"),
     "precision": ({"mixed_precision": "fp8"}, "mixed_precision: 'fp8' is unknown, expected no or bf16 or fp16"),
     "fp16": ({"mixed_precision": "fp16"}, "mixed_precision: fp16 cannot be had on a processor; take bf16, or no"),
     "both": ({"pull": "l2", "weight_decay": 0.1}, "weight_decay and pull: contradict each other; leave out weight"),

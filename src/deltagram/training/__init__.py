@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 from deltagram.errors import ExtraError
 
 if TYPE_CHECKING:
+    from deltagram.training.callbacks import GeometryCallback
     from deltagram.training.heads import FixedClassifier
     from deltagram.training.optim import AdamR
 
-__all__ = ["AdamR", "FixedClassifier"]
+__all__ = ["AdamR", "FixedClassifier", "GeometryCallback"]
 
-_PLACES = {"AdamR": "optim", "FixedClassifier": "heads"}
+_PLACES = {"AdamR": "optim", "FixedClassifier": "heads", "GeometryCallback": "callbacks"}
 
 
 def __getattr__(name: str) -> Any:
