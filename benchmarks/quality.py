@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--ways", default=";".join(BY_LABEL), help="labels, separated by ';'")
     parser.add_argument("--masks", type=int, default=4)
     parser.add_argument("--texts", type=int, default=FULL.texts, help="texts that q is searched on (default: 64)")
-    parser.add_argument("--labels", type=int, default=FULL.labels, help="labelled texts it is searched on (default: 256)")
+    parser.add_argument(
+        "--labels", type=int, default=FULL.labels, help="labelled texts it is searched on (default: 256)"
+    )
     parser.add_argument("--tests", type=int, help="test texts at most (default: all)")
     parser.add_argument("--count", action="store_true")
     parser.add_argument("--table", action="store_true")

@@ -21,6 +21,7 @@ PAGES = [
     "docs/rescaling.md",
     "docs/merging.md",
     "docs/training.md",
+    "docs/losses.md",
     "docs/selection.md",
     "docs/papers.md",
     "CONTRIBUTING.md",

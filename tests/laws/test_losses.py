@@ -261,3 +261,12 @@ def test_bytes_are_labels_too() -> None:
     for make in LOSSES.values():
         loss = make(drawn(5, 9))
         torch.testing.assert_close(loss(z, label.to(torch.uint8)), loss(z, label), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_torch_compile_sees_one_graph(name: str) -> None:
+    loss = LOSSES[name](drawn(5, 9))
+    z, label = torch.randn(8, 5), label_of((8,), 5, ignored=0.2)
+    torch.compiler.reset()
+    traced = torch.compile(loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(traced(z, label), loss(z, label), rtol=0, atol=0)

@@ -93,6 +93,8 @@ REFUSED: list[tuple[Any, str]] = [
     (lambda: CDT([5, 3], empty="skip"), "empty: 'skip' is unknown, expected refuse or smooth"),
     (lambda: CrossEntropy(reduction="avg"), "reduction: 'avg' is unknown, expected none or mean or sum"),
     (lambda: CrossEntropy(label_smoothing=1.5), "label_smoothing: is 1.5, expected a share from 0 to 1"),
+    (lambda: CDT([9, 1], gamma=90), "class_scale: is 2.62545e-86 for class 1, expected what torch.float32 can hold"),
+    (lambda: LDT(label_scale=[1, 1e39]), "label_scale: is 1e+39 for class 1, expected what torch.float32 can hold"),
     (CDT, "CDT: has no parameters; give class_counts, or class_scale"),
     (VS, "VS: has no parameters; give class_counts, or class_scale or label_scale or offset"),
     (

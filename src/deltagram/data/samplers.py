@@ -47,9 +47,8 @@ class ClassBalancedBatchSampler:
                 raise SettingError(name, f"is {value}", expected="1 or more")
         if not 0 <= rank < num_replicas:
             raise SettingError("rank", f"is {rank}", expected=f"0 to {num_replicas - 1}")
-        counts = np.bincount(label)
         self._members: I64 = np.argsort(label, kind="stable")  # class after class
-        self._counts: I64 = counts[counts > 0]  # classes that nobody belongs to have no number here
+        self._counts: I64 = np.unique(label, return_counts=True)[1]
         if len(self._counts) < 2:
             raise SettingError("labels", f"are all {label[0]}", expected="2 classes or more")
         self.batch_size = batch_size
@@ -79,10 +78,8 @@ class ClassBalancedBatchSampler:
         always = np.broadcast_to(np.repeat(np.arange(len(self._counts)), each), (batches, each * len(self._counts)))
         place = np.hstack([always, self._turns(batches, rest)])
         place = np.take_along_axis(place, self._orders("places", *place.shape), axis=1)
-        samples = np.empty(place.size, np.int64)
-        samples[np.argsort(place, axis=None, kind="stable")] = self._draws(
-            np.bincount(place.ravel(), minlength=len(self._counts))
-        )
+        samples, wanted = np.empty(place.size, np.int64), np.bincount(place.ravel(), minlength=len(self._counts))
+        samples[np.argsort(place, axis=None, kind="stable")] = self._draws(wanted)
         return samples.reshape(place.shape)
 
     def _turns(self, batches: int, size: int) -> I64:

@@ -162,9 +162,10 @@ class LDT(ParameterisedCrossEntropy):
     ) -> Self:
         """Delta_c = kappa sqrt(n_c) and weights n / (k n_c): a simplex of classifiers at every weight decay.
 
-        On free features with lambda/2 (|W|^2 + |H|^2) beside the sum of losses the minimiser has logits
-        proportional to I - 11^T/k for any counts, zero from lambda = kappa n / k on: classifiers an exact simplex
-        frame, class means its angles with norms proportional to n_c^(-1/2). `kappa` k / sum sqrt(n_c) unless given.
+        On free features with lambda/2 (|W|^2 + |H|^2) beside the sum of losses the minimiser's scaled logits
+        Delta_c z are proportional to I - 11^T/k for any counts, and zero from lambda = kappa n / k on: classifiers an
+        exact simplex frame, class means its angles with norms proportional to n_c^(-1/2). `kappa` is
+        k / sum sqrt(n_c) unless given.
         """
         counts = filled(check_counts(class_counts), empty=empty)
         scale = power_scale(counts, 0.5, normalise="sum" if kappa is None else "none")

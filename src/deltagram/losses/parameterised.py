@@ -59,8 +59,7 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         parts["weight"] = chosen_weights(weight, class_weight, counts=counts, classes=classes, empty=empty)
         self.classes = _classes({**parts, "class_counts": counts})
         for name, values in parts.items():
-            made = None if values is None else torch.tensor(values, dtype=torch.get_default_dtype())
-            self.register_buffer(name, made)
+            self.register_buffer(name, None if values is None else _held(name, values))
         self.ignore_index = ignore_index
         self.reduction = reduction
         self.label_smoothing = label_smoothing
@@ -85,38 +84,44 @@ class ParameterisedCrossEntropy(torch.nn.Module):
     def _reduced(self, input: Tensor, target: Tensor, reduction: str) -> Tensor:
         if not input.dim():
             raise SettingError("loss", "logits are one number", expected="(class), (sample, class) or more axes")
-        axis = min(1, input.dim() - 1)
-        if self.classes is not None and input.shape[axis] != self.classes:
-            found = f"logits {tuple(input.shape)} of {input.shape[axis]} classes"
+        shape, axis = input.shape, min(1, input.dim() - 1)
+        if self.classes is not None and shape[axis] != self.classes:
+            found = f"logits {tuple(shape)} of {shape[axis]} classes"
             raise SettingError("loss", found, expected=f"{self.classes}, as the loss was made for")
         wide = input.float() if input.dtype in _HALF else input
-        if soft := input.shape == target.shape:
+        if soft := shape == target.shape:
             target = _probabilities(target)
-        elif axis and target.shape != (rows := input.shape[:1] + input.shape[2:]):
-            found, expected = f"has shape {tuple(target.shape)}", f"{tuple(rows)}, or that of the logits"
+        elif axis and target.shape != shape[:1] + shape[2:]:
+            found, expected = (
+                f"has shape {tuple(target.shape)}",
+                f"{tuple(shape[:1] + shape[2:])}, or that of the logits",
+            )
             raise SettingError("target", found, expected=expected)
         try:
-            if self.label_scale is None:
+            if (by_label := self._buffers["label_scale"]) is None:
                 return self._cross_entropy(self._logits(wide, None), target, reduction, self.label_smoothing)
             if soft or self.label_smoothing:
                 return self._expected(wide, target, reduction, soft=soft)
-            scale = self.label_scale.to(wide.dtype)[target.long().clamp(0, input.shape[axis] - 1)]
-            return self._cross_entropy(self._logits(wide, scale.unsqueeze(axis)), target, reduction)
+            scale = _cast(by_label, wide)[target.long().clamp(0, shape[axis] - 1)].unsqueeze(axis)
+            return self._cross_entropy(self._logits(wide, scale), target, reduction)
         except IndexError:
-            raise self._outside(target, input.shape[axis]) from None
+            raise self._outside(target, shape[axis]) from None
 
     def _logits(self, input: Tensor, scale: Tensor | None) -> Tensor:
         """u, given the scale of each row's label, of a shape that broadcasts."""
-        by, offset = self._along(self.class_scale, input), self._along(self.offset, input)
+        by, offset = self._along("class_scale", input), self._along("offset", input)
         if scale is not None:
             by = scale if by is None else scale * by
         if offset is None:
             return input if by is None else input * by
         return input + offset if by is None else torch.addcmul(offset, input, by)
 
-    def _along(self, values: Tensor | None, input: Tensor) -> Tensor | None:
-        """One number a class, of the dtype of `input`, along its class axis."""
-        return None if values is None else values.to(input.dtype).view(-1, *(1,) * (input.dim() - 2))
+    def _along(self, name: str, input: Tensor) -> Tensor | None:
+        """A buffer of one number a class, of the dtype of `input`, along its class axis."""
+        if (values := self._buffers[name]) is None:  # the dict spares torch's search for an attribute: 1 us
+            return None
+        cast = _cast(values, input)
+        return cast if input.dim() < 3 else cast.view(-1, *(1,) * (input.dim() - 2))
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, reduction: str, smoothing: float = 0.0) -> Tensor:
         return cross_entropy(
@@ -125,7 +130,7 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         )  # fmt: skip
 
     def _weight(self, logits: Tensor) -> Tensor | None:
-        return None if self.weight is None else self.weight.to(logits.dtype)
+        return None if (weight := self._buffers["weight"]) is None else _cast(weight, logits)
 
     def _expected(self, input: Tensor, target: Tensor, reduction: str, *, soft: bool) -> Tensor:
         """The expectation over labels, one cross-entropy a distinct scale that has a share of them."""
@@ -136,7 +141,7 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         share = target.to(input.dtype) if soft else self._one_hot(input, target)
         counted = 1.0 if soft else share.sum(axis, keepdim=True)
         share = (1 - self.label_smoothing) * share + self.label_smoothing / input.shape[axis] * counted
-        scales = self._along(self.label_scale, input)
+        scales = self._along("label_scale", input)
         losses = input.new_zeros(share.select(axis, 0).shape)
         for scale in torch.unique(scales):
             part = share * (scales == scale)
@@ -168,6 +173,20 @@ class ParameterisedCrossEntropy(torch.nn.Module):
         wrong = target[(target != self.ignore_index) & ((target < 0) | (target >= classes))]
         expected = f"0 to {classes - 1}, or {self.ignore_index} to ignore a sample"
         return SettingError("target", f"has label {wrong.flatten()[0].item()}", expected=expected)
+
+
+def _held(name: str, values: F64) -> Tensor:
+    """`values` in torch's default dtype. Raises SettingError where it cannot hold one, or holds it as 0."""
+    made = torch.tensor(values, dtype=torch.get_default_dtype())
+    lost = ~made.isfinite() | ((made == 0) & (torch.tensor(values) != 0))
+    if bool(lost.any()):
+        first = int(lost.int().argmax())
+        raise SettingError(name, f"is {values[first]:g} for class {first}", expected=f"what {made.dtype} can hold")
+    return made
+
+
+def _cast(values: Tensor, input: Tensor) -> Tensor:
+    return values if values.dtype == input.dtype else values.to(input.dtype)
 
 
 def _probabilities(target: Tensor) -> Tensor:
