@@ -38,6 +38,7 @@ COMMANDS = (
     "prune base tuned out --refit --calibration texts.jsonl",
     f"rescale delta --divide-by output {MODELS}",
     "select base tuned --out out --budget 20kB --calibration texts.jsonl",
+    "measure base labels.jsonl",
     "train base labels.jsonl --out out",
     "train base labels.jsonl --out out --lora 2",
     "export base delta out --to lora --rank 2",

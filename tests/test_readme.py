@@ -22,6 +22,7 @@ PAGES = [
     "docs/merging.md",
     "docs/training.md",
     "docs/losses.md",
+    "docs/measuring.md",
     "docs/selection.md",
     "docs/papers.md",
     "CONTRIBUTING.md",

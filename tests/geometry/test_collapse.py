@@ -80,7 +80,7 @@ def test_sample_weights_are_the_scatter_of_discriminant_analysis() -> None:
     assert measure.collapse(found, weighting="sample").nc1 == pytest.approx(expected, rel=1e-9)
 
 
-def test_conventions_in_use_differ_more_than_twentyfold_under_imbalance() -> None:
+def test_conventions_in_use_differ_27_fold_under_imbalance() -> None:
     """Five classes of 2,000, five of 20 with more noise; and each convention is what a loop over its formula gives."""
     rng = np.random.default_rng(0)
     counts, noise = np.repeat([2000, 20], 5), np.repeat([0.1, 1.0], 5)
@@ -93,7 +93,12 @@ def test_conventions_in_use_differ_more_than_twentyfold_under_imbalance() -> Non
             ("mixed", "sample_mean"), ("mixed", "class_mean"), ("class", "class_mean"), ("sample", "sample_mean")
         )
     }  # fmt: skip
-    assert max(found.values()) / min(found.values()) > 20
+    assert [round(value, 4) for value in found.values()] == [
+        0.0186,
+        0.0194,
+        0.5069,
+        0.4066,
+    ]  # as docs/measuring.md has it
     for (weighting, centring), value in found.items():
         within, between = slow_scatter(x, y, weighting=weighting, centring=centring)
         assert value == pytest.approx(float(np.trace(within @ pinv(between, rtol=1e-10))), rel=1e-8)

@@ -260,7 +260,7 @@ def test_a_model_without_padding_is_refused(tmp_path: Path) -> None:
     model = transformers.LlamaForSequenceClassification(config)
     tinymodels.save_with_words(model, tmp_path / "model", tinymodels.WORDS)
     tinymodels.write(tmp_path / "labels.jsonl", ["w1 w2", "w3"], ["0", "1"])
-    with pytest.raises(CheckpointError, match="has no pad_token_id, .*set it in config.json"):
+    with pytest.raises(CheckpointError, match=r"has no pad_token_id, .*set it in config.json"):
         measure(tmp_path / "model", tmp_path / "labels.jsonl")
 
 

@@ -62,9 +62,9 @@ class Vectors:
 
     def directions(self) -> Iterator[tuple[slice, F64]]:
         """v_c / |v_c|, a block at a time; zero for a zero vector."""
+        over = np.divide(1.0, self.norms, out=np.zeros(len(self)), where=self.norms > 0)
         for which, part in self.blocks():
-            size = self.norms[which, None]
-            yield which, np.divide(part, size, out=np.zeros_like(part), where=size > 0)
+            yield which, np.multiply(part, over[which, None], out=part)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +140,21 @@ def apart(left: Vectors, right: Vectors, target: Matrix) -> float:
     size = math.sqrt(max(0.0, float(np.vdot(left.gram, right.gram))))
     first, second = (np.zeros((len(v.gram), target.left.shape[1])) for v in (left, right))
     inner = 0.0
-    for (which, part), (_, other) in zip(left.blocks(), right.blocks(), strict=True):
+    for (which, part), (_, other) in _together(left, right):
         inner += float(target.diagonal[which] @ np.einsum("cd,cd->c", part, other))
         first += part.T @ target.left[which]
         second += other.T @ target.right[which]
     return _from_cosine(inner + float(np.vdot(first, second)), size, target.norm())
+
+
+_Block = tuple[slice, F64]
+
+
+def _together(one: Vectors, other: Vectors) -> Iterator[tuple[_Block, _Block]]:
+    """Blocks of both, side by side."""
+    if one is other:
+        return ((block, block) for block in one.blocks())
+    return zip(one.blocks(), other.blocks(), strict=True)
 
 
 def grams_apart(one: Vectors, other: Vectors) -> float:
@@ -152,7 +162,7 @@ def grams_apart(one: Vectors, other: Vectors) -> float:
     if len(one) <= THIN:
         return distance(Matrix.of_vectors(one.all()), Matrix.of_vectors(other.all()))
     crossed = np.zeros((len(one.gram), len(other.gram)))
-    for (_, part), (_, theirs) in zip(one.blocks(), other.blocks(), strict=True):
+    for (_, part), (_, theirs) in _together(one, other):
         crossed += part.T @ theirs
     sizes = (float(np.linalg.norm(v.gram)) for v in (one, other))
     return _from_cosine(float(np.vdot(crossed, crossed)), *sizes)
@@ -167,14 +177,16 @@ def self_duality(one: Vectors, other: Vectors) -> float:
     sizes = [float(np.linalg.norm(v.norms)) for v in (one, other)]
     if not all(sizes):
         return math.nan
-    parts = zip(one.blocks(), other.blocks(), strict=True)
-    return math.sqrt(sum(float(np.square(w / sizes[0] - m / sizes[1]).sum()) for (_, w), (_, m) in parts))
+    total = 0.0
+    for (_, w), (_, m) in _together(one, other):
+        off = w / sizes[0] - m / sizes[1]
+        total += float(np.vdot(off, off))
+    return math.sqrt(total)
 
 
 def alignment(one: Vectors, other: Vectors) -> F64:
     """Cosine of each classifier with its own class mean, (class); NaN where one is zero."""
-    parts = zip(one.blocks(), other.blocks(), strict=True)
-    own = np.concatenate([np.einsum("cd,cd->c", w, m) for (_, w), (_, m) in parts])
+    own = np.concatenate([np.einsum("cd,cd->c", w, m) for (_, w), (_, m) in _together(one, other)])
     with np.errstate(divide="ignore", invalid="ignore"):
         found: F64 = own / (one.norms * other.norms)
     return found

@@ -21,10 +21,9 @@ def absorb(features: F64, labels: F64, counts: F64, means: F64, traces: F64) -> 
         square = 0.0
         for j in range(width):
             off = x[j] - row[j]
-            step = off * share
-            row[j] += step
-            square += off * (off - step)
-        traces[label] += square
+            row[j] += off * share
+            square += off * off
+        traces[label] += square * (1.0 - share)
 
 
 @kernel(
