@@ -68,6 +68,7 @@ bench: $(VENV)/.dev  ## the benchmarks of speed, size and memory (a quiet machin
 	$(BIN)/python benchmarks/adamr.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/columns.py
 	$(BIN)/python benchmarks/lora.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/predict.py
 
 clean:  ## remove the virtual environment and the demo's files
 	rm -rf $(VENV) demo reproduction

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 import typer.core
 
-from deltagram.commands import deltas, demo, export, measure, merge, predict, prune, reproduce, select, train
+from deltagram.commands import (
+    deltas,
+    demo,
+    diagnose,
+    export,
+    measure,
+    merge,
+    predict,
+    prune,
+    reproduce,
+    select,
+    train,
+)  # fmt: skip
 from deltagram.errors import DeltagramError
 
 if TYPE_CHECKING:
@@ -37,8 +49,8 @@ app = typer.Typer(
 
 for command in (
     prune.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
-    select.select, merge.merge, export.export, train.train, predict.predict, measure.measure, demo.demo,
-    reproduce.reproduce,
+    select.select, merge.merge, export.export, train.train, predict.predict, measure.measure, diagnose.diagnose,
+    demo.demo, reproduce.reproduce,
 ):  # fmt: skip
     app.command()(command)
 

@@ -85,13 +85,13 @@ class Point:
         """How many classes `other[g, h]` stands for."""
         return self.groups.sizes[:, None] - np.eye(len(self.groups.sizes))
 
-    @property
+    @cached_property
     def other(self) -> F64:
         """Probabilities of one wrong class, (group, group of the sample)."""
         found: F64 = np.exp(self._log[0])
         return found
 
-    @property
+    @cached_property
     def true(self) -> F64:
         """Probabilities of the right class, (group)."""
         found: F64 = np.exp(self._log[1])

@@ -64,7 +64,10 @@ def ridge_program(problem: Problem, ridge: float, *, solver: str = "CLARABEL") -
 
 
 def _solved(cp: Any, program: Any, product: Any, bias: Any, solver: str) -> Solved:
-    program.solve(solver=solver)
+    try:
+        program.solve(solver=solver)
+    except cp.error.SolverError as fault:
+        raise SettingError(solver, f"failed ({str(fault).splitlines()[0]})", fix="try another solver") from None
     if program.status not in (cp.OPTIMAL, cp.OPTIMAL_INACCURATE):
         raise SettingError(solver, f"ended as {program.status}", expected="an optimum", fix="try solver='SCS'")
     return Solved(

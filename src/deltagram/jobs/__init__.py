@@ -1,6 +1,7 @@
 """What deltagram does, one file a job; the same verbs as the command line."""
 
 from deltagram.jobs.demo import demo
+from deltagram.jobs.diagnose import diagnose
 from deltagram.jobs.export import export
 from deltagram.jobs.inspect import inspect
 from deltagram.jobs.measure import measure
@@ -14,16 +15,6 @@ from deltagram.jobs.train import train
 from deltagram.jobs.verify import verify
 
 __all__ = [
-    "demo",
-    "export",
-    "inspect",
-    "measure",
-    "merge",
-    "predict",
-    "prune",
-    "rescale",
-    "restore",
-    "select",
-    "train",
-    "verify",
-]
+    "demo", "diagnose", "export", "inspect", "measure", "merge", "predict", "prune", "rescale", "restore", "select",
+    "train", "verify",
+]  # fmt: skip

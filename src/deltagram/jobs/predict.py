@@ -13,13 +13,13 @@ from deltagram.geometry import predict as closed
 from deltagram.geometry import ridge as ridges
 from deltagram.geometry.gram import Geometry, compare
 from deltagram.geometry.path import finite_ridge
-from deltagram.geometry.problem import Problem, scale_by_counts
+from deltagram.geometry.problem import Problem
 from deltagram.geometry.summary import rows
 from deltagram.geometry.tune import TUNINGS, Tuning
+from deltagram.jobs.lossproblem import problem_of
 from deltagram.records import Meter, Record
 from deltagram.store.staging import staged_file
 
-LOSSES: Final = ("ce", "la", "cdt", "ldt", "vs")
 _CERTIFIED: Final = 4096  # classes up to which all k^2 multipliers are looked at
 
 
@@ -62,7 +62,7 @@ def predict(
         problem = tuning.problem
     else:
         tuning = None
-        problem = _problem(
+        problem = problem_of(
             counts, loss=loss, gamma=gamma, tau=tau, class_scale=class_scale, label_scale=label_scale,
             class_weight=class_weight,
         )  # fmt: skip
@@ -77,45 +77,6 @@ def predict(
         with staged_file(out, force=force) as place:
             place.write_text(json.dumps({"record": record.model_dump(), "geometry": geometry.data()}) + "\n", "utf-8")
     return record
-
-
-def _problem(
-    counts: ArrayLike,
-    *,
-    loss: str,
-    gamma: float | None,
-    tau: float | None,
-    class_scale: ArrayLike | None,
-    label_scale: ArrayLike | None,
-    class_weight: ArrayLike | str | None,
-) -> Problem:
-    """What a named loss sets; SettingError for a parameter it does not have, or lacks."""
-    n = Problem.of(counts).counts
-    has = {"ce": (), "la": ("tau",), "cdt": ("gamma", "class_scale"), "ldt": ("gamma", "label_scale")}
-    has |= {"vs": ("gamma", "class_scale", "label_scale", "tau")}
-    if loss not in has:
-        raise SettingError("loss", repr(loss), expected=", ".join(LOSSES))
-    given = {"gamma": gamma, "tau": tau, "class_scale": class_scale, "label_scale": label_scale}
-    for name, value in given.items():
-        if value is not None and name not in has[loss]:
-            raise SettingError(name, f"is not a parameter of {loss}", expected=", ".join(has[loss]) or "none")
-    if gamma is not None and (class_scale is not None or label_scale is not None) and loss != "vs":
-        raise SettingError("gamma", "together with scales", expected="one of them")
-    if loss in ("cdt", "ldt") and gamma is None and class_scale is None and label_scale is None:
-        raise SettingError(loss, "has no multipliers", fix=f"give gamma or {has[loss][1]}")
-    if gamma is not None:
-        by_counts = scale_by_counts(n, gamma)
-        label_scale = by_counts if loss == "ldt" else label_scale
-        class_scale = by_counts if loss in ("cdt", "vs") and class_scale is None else class_scale
-    shift = tau if tau is not None else (1.0 if loss in ("la", "vs") else None)
-    if isinstance(class_weight, str):
-        if class_weight != "balanced":
-            raise SettingError("class_weight", repr(class_weight), expected="balanced, or a number a class")
-        class_weight = n.sum() / (len(n) * n)
-    return Problem.of(
-        counts, class_scale=class_scale, label_scale=label_scale, weight=class_weight,
-        offset=None if shift is None else shift * np.log(n / n.sum()),
-    )  # fmt: skip
 
 
 def _tuned(tune: str, counts: ArrayLike, *, loss: str, given: tuple[Any, ...]) -> Tuning:

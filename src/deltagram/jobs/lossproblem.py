@@ -1,0 +1,54 @@
+"""A loss by its name and parameters, as the problem whose geometry is predicted."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from deltagram.errors import SettingError
+from deltagram.geometry.problem import Problem, scale_by_counts
+
+LOSSES: Final = ("ce", "la", "cdt", "ldt", "vs")
+
+
+def problem_of(
+    counts: ArrayLike,
+    *,
+    loss: str,
+    gamma: float | None = None,
+    tau: float | None = None,
+    class_scale: ArrayLike | None = None,
+    label_scale: ArrayLike | None = None,
+    class_weight: ArrayLike | str | None = None,
+) -> Problem:
+    """Counts and what a named loss sets: multipliers, offset and weights a class.
+
+    `gamma` makes multipliers `n^gamma` (`geometry.problem.scale_by_counts`), `tau` the offset `tau log(prior)`,
+    "balanced" the weights `sum(n) / (k n)`. Raises SettingError for a parameter that the loss does not have, or lacks.
+    """
+    n = Problem.of(counts).counts
+    has = {"ce": (), "la": ("tau",), "cdt": ("gamma", "class_scale"), "ldt": ("gamma", "label_scale")}
+    has |= {"vs": ("gamma", "class_scale", "label_scale", "tau")}
+    if loss not in has:
+        raise SettingError("loss", repr(loss), expected=", ".join(LOSSES))
+    given = {"gamma": gamma, "tau": tau, "class_scale": class_scale, "label_scale": label_scale}
+    for name, value in given.items():
+        if value is not None and name not in has[loss]:
+            raise SettingError(name, f"is not a parameter of {loss}", expected=", ".join(has[loss]) or "none")
+    if gamma is not None and (class_scale is not None or label_scale is not None) and loss != "vs":
+        raise SettingError("gamma", "together with scales", expected="one of them")
+    if loss in ("cdt", "ldt") and gamma is None and class_scale is None and label_scale is None:
+        raise SettingError(loss, "has no multipliers", fix=f"give gamma or {has[loss][1]}")
+    if gamma is not None:
+        by_counts = scale_by_counts(n, gamma)
+        label_scale = by_counts if loss == "ldt" else label_scale
+        class_scale = by_counts if loss in ("cdt", "vs") and class_scale is None else class_scale
+    shift = tau if tau is not None else (1.0 if loss in ("la", "vs") else None)
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise SettingError("class_weight", repr(class_weight), expected="balanced, or a number a class")
+        class_weight = n.sum() / (len(n) * n)
+    return Problem.of(
+        counts, class_scale=class_scale, label_scale=label_scale, weight=class_weight,
+        offset=None if shift is None else shift * np.log(n / n.sum()),
+    )  # fmt: skip
