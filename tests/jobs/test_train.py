@@ -461,10 +461,11 @@ def test_at_the_command_line(
         main()
     out, err = capfd.readouterr()
     assert (ended.value.code, err) == (0, "")
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
     assert first.startswith("out: model of ")
     assert "30 steps on 96 texts in " in first
     assert second.startswith(f"accuracy on {room / 'test.jsonl'}: ")
+    assert third.startswith(f"balanced-accuracy on {room / 'test.jsonl'}: ")
     _type(monkeypatch, *common, "--out", "adapter", "--lora", 2, "--json")
     with pytest.raises(SystemExit):
         main()

@@ -16,7 +16,9 @@ METRICS = ("accuracy", "balanced-accuracy", "matthews", "f1", "perplexity")
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Directory or Hub id; for images also convnet, timm:NAME.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Directory or Hub id; for images also convnet, timm:NAME.")
+    ],
     data: Annotated[str, typer.Argument(metavar="DATA", help="Texts: .jsonl, .csv, ..., Hub id. Images: see --task.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     task: Annotated[str | None, typer.Option(help="classification or lm, by the data; or images.")] = None,
@@ -51,7 +53,7 @@ def train(
     last_relu: Annotated[
         bool | None, typer.Option("--last-relu/--no-last-relu", help="End the features of convnet in a ReLU.")
     ] = None,
-    fixed_classifier: Annotated[str | None, typer.Option(help="Head of convnet that does not train: etf, seli.")] = None,
+    fixed_classifier: Annotated[str | None, typer.Option(help="Head of convnet that is fixed: etf, seli.")] = None,
     eval_data: Annotated[str | None, typer.Option("--eval", help="Held-out data to measure at the end.")] = None,
     metric: Annotated[str | None, typer.Option(help=f"By what: {', '.join(METRICS)}.")] = None,
     geometry: Annotated[Path | None, typer.Option(help="File for the geometry of each epoch, JSON lines.")] = None,
@@ -107,7 +109,8 @@ def show_train(record: "Record") -> None:
     examples = "images" if "images" in n else "texts"
     page.print(
         f"{show.plain(record.settings['out'])}: {kind} of {n['trained_parameters']:,} trained parameters, "
-        f"{n['steps']:,} steps on {n[examples]:,} {examples} in {n['training_seconds']:.1f} s, last loss {n['loss']:.4f}"
+        f"{n['steps']:,} steps on {n[examples]:,} {examples} in {n['training_seconds']:.1f} s, "
+        f"last loss {n['loss']:.4f}"
     )
     for metric in METRICS:
         if metric in n:

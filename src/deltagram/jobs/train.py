@@ -76,11 +76,12 @@ def train(
     """Train `model` on `data` and write the checkpoint directory `out`.
 
     `model` is a folder of transformers, or, for images, "convnet", "timm:NAME" or "torchvision:NAME". `data` is what
-    `data.read_table` reads, or of the task images what `data.images.read_images` does. `task` is classification, lm for
-    a causal language model, or images; unless given, it is classification where texts have labels. `loss` with `gamma`,
-    `tau`, `class_weight`, `label_smoothing` and `class_counts` (of the training labels, unless given) is one of
-    `deltagram.losses`. `imbalance` is of `trainingdata.training_data`. `pull` "l2" or "l1" is AdamR towards `model` with
-    `strength`; heads, and whatever `model` does not have, are not pulled. `lora` is the rank of adapters, which
+    `data.read_table` reads, or of the task images what `data.images.read_images` does. `task` is classification, lm
+    for a causal language model, or images; unless given, it is classification where texts have labels.
+
+    `loss` with `gamma`, `tau`, `class_weight`, `label_smoothing` and `class_counts` (of the training labels, unless
+    given) is one of `deltagram.losses`. `imbalance` is of `trainingdata.training_data`. `pull` "l2" or "l1" is AdamR
+    towards `model` with `strength`; heads, and whatever `model` does not have, are not pulled. `lora` is the rank of adapters, which
     are written instead of a checkpoint, and pulled to their first values. All is trained and written in float32.
     `geometry` is a file that gets a line a phase and epoch of `training.GeometryCallback`.
 
@@ -182,4 +183,3 @@ def _saves(out: Path, made_from: Mapping[str, Any], *, every: int | None, resume
             fill(into)
 
     return fit.Saves(folder=folder, write=write, made_from=made_from, every=every, resume=resume)
-

@@ -41,7 +41,7 @@ def named(model: str) -> bool:
 def build(spec: Spec) -> Any:
     """The network with weights drawn anew. Raises ExtraError without its library, SettingError for an unknown name."""
     library, _, name = spec.name.partition(":")
-    if spec.takes != spec.channels and spec.channels != 1:
+    if spec.channels not in (1, spec.takes):
         raise SettingError("images", f"have {spec.channels} channels", expected=f"1 or {spec.takes} for {spec.name}")
     try:
         if library == "timm":
@@ -56,7 +56,9 @@ def build(spec: Spec) -> Any:
         raise ExtraError(spec.name, found, fix=f"pip install {library}") from None
     except (ValueError, RuntimeError, TypeError) as fault:
         reason = " ".join(str(fault).split())[:200]
-        raise SettingError("model", f"{spec.name} cannot be built ({reason})", expected=f"a name of {library}") from None
+        raise SettingError(
+            "model", f"{spec.name} cannot be built ({reason})", expected=f"a name of {library}"
+        ) from None
 
 
 def save(model: Any, spec: Spec, folder: Path) -> None:
@@ -78,7 +80,8 @@ def load(folder: Path | str) -> tuple[Any, Spec]:
         told = json.loads((folder / CONFIG).read_text("utf-8"))
         if told.pop("deltagram") != "backbone":
             raise KeyError("backbone")
-        spec = Spec(**{name: tuple(part) if isinstance(part, list) else part for name, part in told.items()})
+        parts: dict[str, Any] = {n: tuple(part) if isinstance(part, list) else part for n, part in told.items()}
+        spec = Spec(**parts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         where, found = str(folder / CONFIG), "is not that of a network of timm or torchvision"
         raise CheckpointError(where, found, expected="a folder of train") from None

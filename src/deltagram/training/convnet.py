@@ -39,7 +39,7 @@ class Config:
 
 
 class ConvNet(nn.Module):
-    """Three blocks of 3 x 3 convolution, batch norm, ReLU and pooling by 2; linear, batch norm, ReLU; a head without bias.
+    """Three blocks of convolution, batch norm, ReLU and pooling; linear, batch norm, ReLU; a head without a bias.
 
     Takes images (image, channel, row, column) as they were read, uint8 or float, and norms them itself; gives logits
     (image, class). `classifier` takes the place of the head that trains.
@@ -92,7 +92,8 @@ def load(folder: Path | str) -> ConvNet:
         told = json.loads((folder / CONFIG).read_text("utf-8"))
         if told.pop("deltagram") != KIND:
             raise KeyError(KIND)
-        config = Config(**{name: tuple(part) if isinstance(part, list) else part for name, part in told.items()})
+        parts: dict[str, Any] = {n: tuple(part) if isinstance(part, list) else part for n, part in told.items()}
+        config = Config(**parts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(str(folder / CONFIG), f"is not that of a {KIND}", expected="a folder of train") from None
     try:

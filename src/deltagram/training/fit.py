@@ -130,14 +130,15 @@ class _Session:
 
 
 def train(
-    make: Make, base: Base | None, out: Path, *, recipe: Recipe, saves: Saves, metric: str, geometry: Path | None = None,
-    track: tuple[str, ...] = (), logs: Path | None = None, progress: Progress,
+    make: Make, base: Base | None, out: Path, *, recipe: Recipe, saves: Saves, metric: str,
+    geometry: Path | None = None, track: tuple[str, ...] = (), logs: Path | None = None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Train the subject that `make` makes; write the checkpoint, or the adapter, into the folder `out`.
 
     `base` has the tensors that AdamR pulls to, if the model came from any. The held-out examples are measured at the
     end by `metric`. `geometry` is a file that gets a line of the geometry of classes an epoch. Trackers of accelerate
-    that write files do so in `logs`. Returns numbers. Raises SettingError, CheckpointError or ExtraError, as what is called does.
+    that write files do so in `logs`. Returns numbers. Raises SettingError, CheckpointError or ExtraError, as what is
+    called does.
     """
     begun = time.perf_counter()
     with (

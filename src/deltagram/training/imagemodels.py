@@ -21,8 +21,8 @@ def preprocessor(folder: Path, config: Any) -> Callable[[Any], Any]:
     """What makes a model's input of a batch of images (image, channel, row, column) of 0 to 255.
 
     By the folder's `preprocessor_config.json`, as far as it is there: resized to its `size` (bilinear, antialiased; no
-    crop), divided by 255, `image_mean` and `image_std`; without it divided by 255 alone. Grey images are repeated where the
-    model takes three channels. Raises CheckpointError for a file that says something else.
+    crop), divided by 255, `image_mean` and `image_std`; without it divided by 255 alone. Grey images are repeated where
+    the model takes three channels. Raises CheckpointError for a file that says something else.
     """
     told = _told(folder)
     try:

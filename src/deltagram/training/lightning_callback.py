@@ -1,6 +1,8 @@
 """`GeometryCallback` as Lightning's Trainer calls it."""
 
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deltagram.errors import ExtraError, SettingError
@@ -11,77 +13,69 @@ if TYPE_CHECKING:
 
 
 def lightning_callback(geometry: "GeometryCallback") -> Any:
-    """A Lightning callback around `geometry`. Raises ExtraError without lightning."""
-    return _made(_callback_class())(geometry)
+    """A Lightning callback around `geometry`. Raises ExtraError without lightning.
 
+    Training batches are measured at the end of each epoch, validation at its end, without the sanity check. Labels are
+    those of a batch that is a mapping by name, else its last element. Scalars go through the module's `log_dict`.
+    """
+    parent = _callback_class()
 
-def _callback_class() -> Any:
-    """The class of callbacks of `lightning`, or of `pytorch_lightning`, its other name."""
-    try:
-        from lightning.pytorch import Callback  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError:
-        try:
-            from pytorch_lightning import Callback  # noqa: PLC0415
-        except ModuleNotFoundError:
-            found = "package lightning is not installed"
-            raise ExtraError("GeometryCallback", found, fix="pip install lightning") from None
-    return Callback
+    class LightningGeometry(parent):  # type: ignore[misc, valid-type]  # which of two packages it is, is known here
+        state_key = "deltagram.GeometryCallback"
 
+        def on_fit_start(self, _trainer: Any, pl_module: Any) -> None:
+            geometry.attach(pl_module)
 
-def _made(parent: Any) -> Any:
-    class LightningGeometry(parent):  # type: ignore[misc]  # lightning is not known to the type checker
-        """Training batches are measured at the end of each epoch, validation at its end, without the sanity check.
+        def on_train_batch_start(self, _trainer: Any, _module: Any, batch: Any, *_: Any) -> None:
+            geometry.labels(_labels(batch))
 
-        Labels: of a batch that is a mapping by name, else its last element. Scalars go through `self.log_dict`.
-        """
+        def on_validation_batch_start(self, _trainer: Any, _module: Any, batch: Any, *_: Any) -> None:
+            geometry.labels(_labels(batch))
 
-        def __init__(self, geometry: "GeometryCallback") -> None:
-            self.geometry = geometry
-
-        @property
-        def state_key(self) -> str:
-            return "deltagram.GeometryCallback"
-
-        def on_fit_start(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-            self.geometry.attach(pl_module)
-
-        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-            self.geometry.labels(_labels(batch))
-
-        def on_validation_batch_start(
-            self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0  # noqa: ARG002
-        ) -> None:
-            self.geometry.labels(_labels(batch))
-
-        def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-            self.geometry.forget("eval")
+        def on_sanity_check_end(self, _trainer: Any, _module: Any) -> None:
+            geometry.forget("eval")
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-            self._end("train", trainer, pl_module)
+            _end(geometry, "train", trainer, pl_module)
 
         def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             if not trainer.sanity_checking:
-                self._end("eval", trainer, pl_module)
+                _end(geometry, "eval", trainer, pl_module)
 
-        def on_fit_end(self, trainer: Any, pl_module: Any) -> None:  # noqa: ARG002
-            self.geometry.detach()
+        def on_fit_end(self, _trainer: Any, _module: Any) -> None:
+            geometry.detach()
 
         def state_dict(self) -> dict[str, Any]:
             import torch  # noqa: PLC0415
 
-            kept = self.geometry.state()
+            kept = geometry.state()
             return {name: None if value is None else torch.as_tensor(value) for name, value in kept.items()}
 
         def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-            self.geometry.set_state(
+            geometry.set_state(
                 {name: None if value is None else value.cpu().numpy() for name, value in state_dict.items()}
             )
 
-        def _end(self, phase: str, trainer: Any, pl_module: Any) -> None:
-            where = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-            pl_module.log_dict(self.geometry.epoch_end(phase, **where))
+    return LightningGeometry()
 
-    return LightningGeometry
+
+def _callback_class() -> Any:
+    """The class of callbacks of `lightning`, or of `pytorch_lightning`, its other name, where that alone is in use."""
+    names = ["lightning.pytorch", "pytorch_lightning"]
+    if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
+        names.reverse()
+    for name in names:
+        try:
+            return import_module(name).Callback
+        except ModuleNotFoundError:
+            continue
+    raise ExtraError("GeometryCallback", "package lightning is not installed", fix="pip install lightning")
+
+
+def _end(geometry: "GeometryCallback", phase: str, trainer: Any, pl_module: Any) -> None:
+    found = geometry.epoch_end(phase, epoch=trainer.current_epoch, step=trainer.global_step)
+    if found:
+        pl_module.log_dict(found)
 
 
 def _labels(batch: Any) -> Any:

@@ -47,7 +47,9 @@ class Loss:
             value = getattr(self, setting)
             if value is not None and setting not in has:
                 those = [name for name, (_, parts) in LOSSES.items() if setting in parts]
-                raise SettingError(setting, f"is not a setting of {self.name}", expected=f"a loss of {', '.join(those)}")
+                raise SettingError(
+                    setting, f"is not a setting of {self.name}", expected=f"a loss of {', '.join(those)}"
+                )
             if value is not None and not np.isfinite(value):
                 raise SettingError(setting, f"is {value}", expected="a finite number")
         if not 0 <= self.label_smoothing < 1:

@@ -10,8 +10,10 @@ from deltagram.arrays import F64
 from deltagram.errors import SettingError
 from deltagram.geometry import predict
 from deltagram.geometry.gram import Geometry, compare
-from deltagram.geometry.measure import Frame, collapse
+from deltagram.geometry.measure import collapse
 from deltagram.geometry.moments import ClassMoments
+from deltagram.geometry.samples import array
+from deltagram.geometry.symmetry import Frame
 
 IGNORED: Final = -100
 NAMES: Final = ("labels", "label", "target", "targets", "y")
@@ -56,16 +58,15 @@ def paired(features: Any, labels: Any) -> tuple[Any, Any]:
 
     Raises SettingError where there are not as many of both.
     """
-    if tuple(features.shape[:-1]) != tuple(labels.shape):
+    numbers = array(labels)
+    if tuple(features.shape[:-1]) != numbers.shape:
         raise SettingError(
-            "geometry", f"the head sees {tuple(features.shape)}, labels are {tuple(labels.shape)}",
+            "geometry", f"the head sees {tuple(features.shape)}, labels are {numbers.shape}",
             expected="a row of features a label", fix="name a head that sees one row a sample",
         )  # fmt: skip
-    rows, flat = features.reshape(-1, features.shape[-1]), labels.reshape(-1)
+    rows, flat = array(features.reshape(-1, features.shape[-1])), numbers.reshape(-1)
     counted = flat != IGNORED
-    if bool(counted.all()):
-        return rows.cpu(), flat
-    return rows[counted.to(rows.device)].cpu(), flat[counted]
+    return (rows, flat) if counted.all() else (rows[counted], flat[counted])
 
 
 def values(
@@ -102,13 +103,13 @@ def _against_predicted(
         return {}
     if getattr(loss, "label_smoothing", 0.0):
         return {}
-    scales = {name: _scale(loss, name, there) for name in ("class_scale", "label_scale")}
-    name = "seli" if all(scale is None for scale in scales.values()) else "predicted"
-    target: Geometry = predict.cross_entropy(counts[there], **scales)
+    by_class, by_label = (_scale(loss, name, there) for name in ("class_scale", "label_scale"))
+    name = "seli" if by_class is None and by_label is None else "predicted"
+    target: Geometry = predict.cross_entropy(counts[there], class_scale=by_class, label_scale=by_label)
     centring = None
-    if scales["label_scale"] is not None:
+    if by_label is not None:
         centring = np.zeros(moments.classes)
-        centring[there] = scales["label_scale"]
+        centring[there] = by_label
     apart = compare(moments.geometry(classifier, weighting=weighting, centring=centring), target)
     parts = {"means": apart.means, "classifiers": apart.classifiers, "logits": apart.logits}
     return {f"gram_distance_{name}_{part}": value for part, value in parts.items()}

@@ -105,6 +105,10 @@ class Recipe:
         ):  # fmt: skip
             if getattr(self, name) not in table:
                 raise SettingError(name, f"{getattr(self, name)!r} is unknown", expected=" or ".join(table))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """SettingError for settings that contradict each other."""
         if self.weight_decay and self.pull != "none":
             fix = "leave out weight_decay: the pull is what takes its place"
             raise SettingError("weight_decay and pull", "contradict each other", fix=fix)

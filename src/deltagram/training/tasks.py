@@ -38,7 +38,7 @@ class Task(Protocol):
         """How long each example is."""
 
     def pair(self, torch: Any, model: Any, samples: I64) -> tuple[Any, Any]:
-        """Logits, `example class`, and targets, `example`, of some of them; `IGNORED` is a target that does not count."""
+        """Logits, `example class`, and targets, `example`, of some of them; `IGNORED` ones do not count."""
 
     def targets(self, samples: I64) -> I64:
         """The targets of these that count."""
@@ -126,12 +126,13 @@ class LanguageModelling:
 
     def measure(self, torch: Any, model: Any, metric: str, *, progress: Progress) -> float:
         """Perplexity: the exponential of the mean negative log likelihood of a token."""
-        return float(self.scores(torch, model, metric, progress=progress)[PERPLEXITY])
+        return float(self.scores(torch, model, metric, progress=progress)[metric])
 
     def scores(
-        self, torch: Any, model: Any, metric: str, *, progress: Progress, seen: Seen | None = None  # noqa: ARG002 - has one
-    ) -> dict[str, Any]:
-        """Perplexity."""
+        self, torch: Any, model: Any, metric: str, *, progress: Progress, seen: Seen | None = None
+    ) -> dict[str, Any]:  # fmt: skip
+        """Perplexity, by its name in `metric`."""
+        del seen  # there are no classes to tell of
         model.eval()
         total, count, done, lengths = 0.0, 0, 0, self.lengths
         with torch.inference_mode():
@@ -145,7 +146,7 @@ class LanguageModelling:
                 progress.advance(f"measuring {PERPLEXITY}", done, len(self.tokens.ids))
         if not total / count < math.log(1e300):
             raise SettingError("metric", f"{PERPLEXITY} is not finite", fix="train at a lower rate")
-        return {PERPLEXITY: math.exp(total / count)}
+        return {metric: math.exp(total / count)}
 
 
 def losses(

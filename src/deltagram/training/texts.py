@@ -23,10 +23,7 @@ def texts(
 
     def make(torch: Any, transformers: Any) -> Subject:  # noqa: ARG001 - the interface
         length = _length(transformers, folder, task, max_length)
-        if task == "lm":
-            model, classes = huggingface.causal_model(transformers, folder), ()
-        else:
-            model, classes = _classifier(transformers, folder, data)
+        model, classes = (_language_model if task == "lm" else _classifier)(transformers, folder, data)
 
         def made(table: Table) -> Task:
             if task == "lm":
@@ -58,6 +55,10 @@ def _length(transformers: Any, folder: Path, task: str, given: int | None) -> in
     if not 2 <= given <= limit:
         raise SettingError("max_length", f"{given}", expected=f"2 to {limit} tokens, which the model takes")
     return given
+
+
+def _language_model(transformers: Any, folder: Path, _data: Table) -> tuple[Any, tuple[str, ...]]:
+    return huggingface.causal_model(transformers, folder), ()
 
 
 def _classifier(transformers: Any, folder: Path, data: Table) -> tuple[Any, tuple[str, ...]]:
