@@ -232,7 +232,7 @@ def test_a_library_that_is_missing_is_named(
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "pull": ("convnet", {"pull": "l2", "optimizer": "adamw"}, "pull: l2 has nothing to pull to: this model begins from"),
+    "pull": ("convnet", {"pull": "l2", "optimizer": "adamw"}, "pull: l2 has nothing to pull to: this model begins"),
     "pull of sgd": ("convnet", {"pull": "l2"}, "pull: is a part of AdamR, which takes the place of sgd; leave out sgd"),
     "lora": ("convnet", {"lora": 2}, "lora: is for text models of transformers; leave it out"),
     "task": ("convnet", {"task": "lm"}, "task: lm with convnet, which is for images; give a folder of transformers"),
@@ -292,9 +292,9 @@ def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
 def test_at_the_command_line(room: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     from deltagram.cli import main  # noqa: PLC0415
 
-    line = f"""train convnet {room / "train.npz"} --out out --steps 6 --batch-size 16 --optimizer sgd --loss ldt --gamma 0.5
-        --class-weight balanced --class-counts 24x4 --sampler class-balanced --imbalance step:2 --eval {room / "test.npz"}
-        --geometry geometry.jsonl --no-last-relu --schedule step --warmup 0 --json"""
+    line = f"""train convnet {room / "train.npz"} --out out --eval {room / "test.npz"} --steps 6 --batch-size 16
+        --optimizer sgd --schedule step --warmup 0 --loss ldt --gamma 0.5 --class-weight balanced --class-counts 24x4
+        --sampler class-balanced --imbalance step:2 --geometry geometry.jsonl --no-last-relu --json"""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["deltagram", *line.split()])
     with pytest.raises(SystemExit) as ended:

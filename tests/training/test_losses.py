@@ -32,7 +32,7 @@ class Table:
         self.rows = rows
         self.lengths = [1] * len(rows)
 
-    def logits(self, torch: Any, model: Any, samples: Any) -> Any:
+    def logits(self, _torch: Any, model: Any, samples: Any) -> Any:
         return model(self.rows[samples])
 
 
@@ -97,7 +97,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "tau": ({"name": "ce", "tau": 0.5}, "tau: is not a setting of ce, expected a loss of la, vs"),
     "infinite": ({"name": "vs", "tau": float("inf")}, "tau: is inf, expected a finite number"),
     "smoothing": ({"label_smoothing": 1.0}, "label_smoothing: is 1.0, expected 0 to below 1"),
-    "weights": ({"class_weight": (1.0, 0.0, 1.0)}, "class_weight: are 1, 0, 1, expected numbers above 0; leave a class"),
+    "weights": ({"class_weight": (1.0, 0.0, 1.0)}, "class_weight: are 1, 0, 1, expected numbers above 0; leave"),
     "word": ({"class_weight": "auto"}, "class_weight: 'auto' is unknown, expected balanced, or a number a class"),
     "counts": ({"name": "ldt", "class_counts": (1, 2)}, "class_counts: are 2 numbers, expected 3, one a class of the"),
     "length": ({"class_weight": (1.0, 2.0)}, "class_weight: are 2 numbers, expected 3, one a class"),
@@ -137,7 +137,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 class Stop:
-    def advance(self, what: str, done: int, total: int) -> None:
+    def advance(self, what: str, done: int, total: int) -> None:  # noqa: ARG002 - the interface
         if what == "training" and done == 9:
             raise KeyboardInterrupt
 
