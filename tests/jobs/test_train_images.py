@@ -168,8 +168,10 @@ def test_a_classifier_of_transformers(room: Path, tmp_path: Path) -> None:
         guess = model(pixel_values=batch).logits.argmax(-1).numpy()
     assert (guess == label).mean() == record.numbers["accuracy"]
     assert (tmp_path / "out" / "preprocessor_config.json").is_file()
-    again = train(tmp_path / "out", room / "train.npz", tmp_path / "more", **given | {"steps": 1, "learning_rate": 1e-9},
-                  eval_data=room / "test.npz")  # fmt: skip
+    again = train(
+        tmp_path / "out", room / "train.npz", tmp_path / "more", **given | {"steps": 1, "learning_rate": 1e-9},
+        eval_data=room / "test.npz",
+    )  # fmt: skip
     assert again.numbers["accuracy"] == record.numbers["accuracy"]  # the head it came with
 
 
