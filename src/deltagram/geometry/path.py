@@ -143,11 +143,11 @@ class _Factored:
     def minimum(self, start: tuple[F64, F64, F64]) -> F64:
         """Quasi-Newton to the neighbourhood, then Newton steps as long as the gradient falls."""
         flat = np.concatenate([part.ravel() for part in start])
-        options = {"maxiter": 5000, "maxcor": 30, "ftol": 1e-14, "gtol": 1e-6, "maxfun": 10_000}
+        options = {"maxiter": 5000, "maxcor": 10, "ftol": 1e-14, "gtol": 1e-3, "maxfun": 10_000}
         at = np.asarray(minimize(self.value, flat, jac=True, method="L-BFGS-B", options=options).x, np.float64)
         gradient = self.value(at)[1]
         for _ in range(_NEWTON):
-            step = minres(self.curvature(at), -gradient, rtol=1e-3, maxiter=_KRYLOV)[0]
+            step = minres(self.curvature(at), -gradient, rtol=1e-4, maxiter=_KRYLOV)[0]
             there = self.value(at + step)[1]
             if not np.linalg.norm(there) < _FALLS * np.linalg.norm(gradient):
                 break
