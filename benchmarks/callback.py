@@ -4,8 +4,8 @@
 
 Target: at most 3 % of an epoch. Two models, with weights and data drawn anew, since neither changes the time: the
 small convolutional network on images of 28 x 28, and an encoder of the size of MiniLM (6 layers, 384 features) on
-texts of 64 tokens. An epoch is all steps and `epoch_end`, which measures and writes. Seconds are of the processor, which a busy
-machine does not stretch; sides are interleaved, ratios are of medians, the first round left out.
+texts of 64 tokens. An epoch is all steps and `epoch_end`, which measures and writes. Seconds are of the processor,
+which a busy machine does not stretch; sides are interleaved, ratios are of medians, the first round left out.
 """
 
 import time

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -20,6 +21,8 @@ from deltagram.geometry.moments import ClassMoments
 from deltagram.training import GeometryCallback
 from tinyheads import Net, batch, moments_of
 from tinymodels import tiny_bert
+
+PAGE = Path(__file__).parents[2] / "docs" / "callback.md"
 
 
 @pytest.fixture
@@ -305,3 +308,17 @@ def test_lightning_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ExtraError, match="package lightning is not installed; pip install lightning"):
         GeometryCallback().for_lightning()
+
+
+@pytest.mark.filterwarnings("ignore:.pin_memory. argument:UserWarning")
+def test_the_code_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for block in blocks:
+            exec(block, state)
+    assert len(blocks) == 2
+    assert len((tmp_path / "geometry.jsonl").read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "trainer.jsonl").read_text().splitlines()[0])["phase"] == "train"
