@@ -66,6 +66,7 @@ bench: $(VENV)/.dev  ## the benchmarks of speed, size and memory (a quiet machin
 	$(BIN)/python benchmarks/merge.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/adamr.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/moments.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/columns.py
 	$(BIN)/python benchmarks/lora.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/predict.py

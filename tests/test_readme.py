@@ -24,6 +24,8 @@ PAGES = [
     "docs/callback.md",
     "docs/losses.md",
     "docs/measuring.md",
+    "docs/predicting.md",
+    "docs/diagnosing.md",
     "docs/selection.md",
     "docs/papers.md",
     "CONTRIBUTING.md",

@@ -188,6 +188,15 @@ def test_a_classifier_is_measured_on_what_its_head_sees(room: Path) -> None:
     assert n["classifier_balanced_accuracy"] == 1.0  # the labels are what the model says
 
 
+def test_features_too_many_to_keep_are_measured_all_the_same(room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = measure(room / "tuned", room / "labels.jsonl", weighting="sample").numbers
+    monkeypatch.setitem(measure.__globals__, "KEPT_BYTES", 0)
+    passing = measure(room / "tuned", room / "labels.jsonl", weighting="sample").numbers
+    assert (passing["nc1"], passing["self_duality"]) == (kept["nc1"], kept["self_duality"])
+    assert passing["agreement"] is None
+    assert "classifier_balanced_accuracy" not in passing
+
+
 @pytest.mark.parametrize("kind", ["roberta", "llama"])
 def test_heads_of_other_makes_are_found(tmp_path: Path, kind: str) -> None:
     """RoBERTa's head is a block of two layers; Llama's runs on every token, without a bias."""
