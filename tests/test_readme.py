@@ -21,6 +21,7 @@ PAGES = [
     "docs/rescaling.md",
     "docs/merging.md",
     "docs/training.md",
+    "docs/callback.md",
     "docs/losses.md",
     "docs/measuring.md",
     "docs/predicting.md",

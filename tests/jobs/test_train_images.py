@@ -12,10 +12,12 @@ import torch
 import transformers
 from safetensors.numpy import load_file
 
+from deltagram.data.images import Images
 from deltagram.errors import CheckpointError, ExtraError, SettingError
 from deltagram.geometry import predict
 from deltagram.jobs import train
 from deltagram.training import backbones, convnet
+from deltagram.training.pictures import moments
 from tinyimages import squares, write_npz
 
 QUICK: dict[str, Any] = {
@@ -280,6 +282,16 @@ def test_images_that_do_not_fit_are_refused(room: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.jsonl"
     text.write_text('{"text": "a", "label": "b"}\n')
     assert "is of no known kind of images" in refused(text)
+
+
+def test_channels_are_normed_by_all_images() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (1500, 3, 2, 2)).astype(np.uint8)
+    pixels[:, 2] = 7
+    mean, deviation = moments(Images(source="x", pixels=pixels, label=("a",) * 1500))
+    # sums of 6,000 float64 terms
+    assert mean == pytest.approx(pixels.mean(axis=(0, 2, 3)), rel=1e-12)
+    assert deviation == pytest.approx([*pixels[:, :2].std(axis=(0, 2, 3)), 1.0], rel=1e-12)
 
 
 def test_what_is_no_network_is_refused(tmp_path: Path) -> None:

@@ -7,27 +7,8 @@ import pytest
 import torch
 
 from deltagram.geometry.measure import collapse
-from deltagram.training import GeometryCallback
 from tinyheads import Net, batch, moments_of
-
-
-def process(rank: int, folder: str, two: int) -> None:
-    torch.set_num_threads(1)
-    store = torch.distributed.FileStore(f"{folder}/store", two)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=two)
-    torch.manual_seed(0)
-    net = Net()
-    parallel = torch.nn.parallel.DistributedDataParallel(net)
-    geometry = GeometryCallback(file=Path(folder) / "g.jsonl")
-    with geometry.watch(net):
-        for number in range(3):
-            x, y = batch(6 + rank, 10 * rank + number)
-            geometry.labels(y)
-            parallel(x).sum().backward()
-        found = geometry.epoch_end()
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
-    del parallel  # its reducer waits for the group that is about to go
-    torch.distributed.destroy_process_group()
+from twocallbacks import process
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:

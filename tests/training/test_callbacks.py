@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -18,8 +19,10 @@ from deltagram.geometry import compare, predict
 from deltagram.geometry.measure import collapse
 from deltagram.geometry.moments import ClassMoments
 from deltagram.training import GeometryCallback
-from tinyheads import Net, batch, moments_of
+from tinyheads import CLASSES, Net, batch, moments_of
 from tinymodels import tiny_bert
+
+PAGE = Path(__file__).parents[2] / "docs" / "callback.md"
 
 
 @pytest.fixture
@@ -79,6 +82,30 @@ def test_labels_are_found_among_the_arguments_and_ignored_ones_left_out(net: Net
     assert geometry.last["train"]["samples"] == 10
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_a_head_that_sees_every_token_is_read_at_the_last(left: bool) -> None:
+    class Decoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.score = torch.nn.Linear(4, CLASSES)
+
+        def forward(self, x: Any, attention_mask: Any) -> Any:
+            return self.score(x)[torch.arange(len(x)), (attention_mask * torch.arange(5)).argmax(-1)]
+
+    x = torch.randn(6, 5, 4, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(6, 5, dtype=torch.long)
+    mask[0, :2] = mask[1, 3:] = 0
+    mask[0] = mask[0] if left else 1
+    last = torch.tensor([4, 2, 4, 4, 4, 4])
+    geometry, decoder = GeometryCallback(), Decoder()
+    with geometry.watch(decoder):
+        geometry.labels(label := torch.arange(6) % CLASSES)
+        decoder(x, attention_mask=mask)
+        found = geometry.epoch_end()
+    moments = ClassMoments.of(x[torch.arange(6), last], label)
+    assert found["geometry/nc1_ratio"] == pytest.approx(collapse(moments).nc1_ratio)
+
+
 def test_what_is_compared_with_follows_the_loss(net: Net) -> None:
     counts = [60, 30, 10]
     loss = losses.LDT(counts)
@@ -119,10 +146,15 @@ def test_what_cannot_be_measured_is_refused_in_words(net: Net) -> None:
 
     nan = x.clone()
     nan[2, 1] = torch.nan
-    assert "features, sample 2, feature 0: nan, expected finite numbers" in refused(x=nan)
+    assert "geometry, features, sample 2, feature 0: nan, expected finite numbers; train at a lower rate" in refused(
+        x=nan
+    )
     assert "label" in refused(y=y + 1)
     assert "a batch went through the head and its labels are not known; call labels(y) for each" in refused(y=None)
-    assert "the head sees (6, 5), labels are (5,), expected a row of features a label" in refused(y=y[:5])
+    assert (
+        "geometry, features: that the head sees are (6, 5), labels are (5,), expected a row of features a label"
+        in refused(y=y[:5])
+    )
     assert "head: 'classifier' is no module of the model, expected one such as 'head'" in refused(head="classifier")
     assert "class_counts: are of 2 classes, expected 3, as the head has" in refused(class_counts=[1, 2])
     with pytest.raises(SettingError, match=r"^weighting: 'class' needs the counts of a stream before it begins; take"):
@@ -300,8 +332,29 @@ def test_lightning_batches_without_labels_are_refused(pl: Any) -> None:
         callback.on_validation_batch_start(None, None, {"x": 1}, 0)
 
 
+def test_transformers_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "deltagram.training.trainer_callback", raising=False)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ExtraError, match=r"package transformers is not installed; pip install 'deltagram\[hf\]'"):
+        GeometryCallback().for_trainer()
+
+
 def test_lightning_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ExtraError, match="package lightning is not installed; pip install lightning"):
         GeometryCallback().for_lightning()
+
+
+@pytest.mark.filterwarnings("ignore:.pin_memory. argument:UserWarning")
+def test_the_code_on_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for block in blocks:
+            exec(block, state)
+    assert len(blocks) == 2
+    assert len((tmp_path / "geometry.jsonl").read_text().splitlines()) == 3
+    assert json.loads((tmp_path / "trainer.jsonl").read_text().splitlines()[0])["phase"] == "train"

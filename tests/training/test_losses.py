@@ -204,6 +204,14 @@ def test_what_is_of_classes_is_refused_of_a_language_model(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_decoder_with_a_head_is_watched(room: Path, tmp_path: Path) -> None:
+    record = train(
+        room / "llama", room / "train.jsonl", tmp_path / "out", **QUICK, eval_data=room / "test.jsonl",
+        geometry=tmp_path / "g.jsonl",
+    )  # fmt: skip
+    assert record.numbers["geometry"]["eval"]["samples"] == 40
+
+
 def test_smoothed_labels_of_a_language_model(room: Path, tmp_path: Path) -> None:
     found = [
         train(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deltagram.arrays import F64
-from deltagram.errors import SettingError
+from deltagram.errors import ExtraError, SettingError
 from deltagram.geometry.conventions import convention
 from deltagram.geometry.distributed import summed
 from deltagram.geometry.moments import ClassMoments, Scatter
@@ -73,6 +73,7 @@ class GeometryCallback:
         self._handles: list[Any] = []
         self._features: Any = None
         self._labels: Any = None
+        self._mask: Any = None
         self._given = False  # labels that no features have been paired with yet
 
     @contextmanager
@@ -107,7 +108,7 @@ class GeometryCallback:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._features, self._labels, self._given = None, None, False
+        self._features, self._labels, self._mask, self._given = None, None, None, False
 
     def labels(self, labels: Any) -> None:
         """The labels of the batch that is about to go through the model, or has just gone through it."""
@@ -142,8 +143,11 @@ class GeometryCallback:
 
     def for_trainer(self) -> Any:
         """This callback for transformers' Trainer."""
-        from deltagram.training.trainer_callback import TrainerGeometry  # noqa: PLC0415 - imports transformers
-
+        try:
+            from deltagram.training.trainer_callback import TrainerGeometry  # noqa: PLC0415 - imports transformers
+        except ModuleNotFoundError as fault:
+            found = f"package {fault.name} is not installed"
+            raise ExtraError("GeometryCallback", found, fix="pip install 'deltagram[hf]'") from None
         return TrainerGeometry(self)
 
     def for_lightning(self) -> Any:
@@ -167,6 +171,7 @@ class GeometryCallback:
 
     def _before_model(self, _model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._nothing_unlabelled()
+        self._mask = kwargs.get("attention_mask")
         found = labels_in(args, kwargs)
         if found is not None:
             self._labels = found
@@ -186,7 +191,11 @@ class GeometryCallback:
             return
         (phase, features), labels = self._features, self._labels
         self._features, self._given = None, False
-        self._moments[phase].update_in_place(*paired(features, labels))
+        try:
+            self._moments[phase].update_in_place(*paired(features, labels, self._mask))
+        except SettingError as fault:
+            fix = "train at a lower rate, or look for such numbers in the data" if _no_number(fault) else fault.fix
+            raise SettingError(f"geometry, {fault.where}", fault.found, expected=fault.expected, fix=fix) from None
 
     def _nothing_unlabelled(self) -> None:
         if self._features is None:
@@ -218,6 +227,10 @@ class GeometryCallback:
         if self.file is not None:
             with self.file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({k: v if _plain(v) else None for k, v in line.items()}) + "\n")
+
+
+def _no_number(fault: SettingError) -> bool:
+    return fault.where.startswith("features") and fault.expected == "finite numbers"
 
 
 def _plain(value: Any) -> bool:

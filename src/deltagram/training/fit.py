@@ -72,7 +72,7 @@ class _Session:
     def _descend(self, chosen: Objective, *, progress: Progress) -> None:
         batches = _batches(self.subject.task, self.recipe)
         _check_size(min(map(len, batches)), self.recipe, self.subject)
-        epoch = -(-len(self.subject.task.lengths) // self.recipe.batch_size)
+        epoch = self._epoch
         each = self.saves.every or epoch
         for step in descend(
             self.torch, self.accelerator, self.model, self.optimizer, self.subject.task,
@@ -97,8 +97,13 @@ class _Session:
         scores = task.scores(self.torch, model, metric, progress=progress, seen=seen)
         self.accelerator.log({metric: scores[metric]}, step=step)
         if self.geometry is not None:
-            self.accelerator.log(self.geometry.epoch_end(step=step), step=step)
+            self.accelerator.log(self.geometry.epoch_end(epoch=step / self._epoch, step=step), step=step)
         return scores
+
+    @property
+    def _epoch(self) -> int:
+        """Steps an epoch."""
+        return -(-len(self.subject.task.lengths) // self.recipe.batch_size)
 
     def _save(self, folder: Path) -> None:
         state.save(

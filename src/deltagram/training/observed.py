@@ -53,15 +53,20 @@ def labels_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     return None
 
 
-def paired(features: Any, labels: Any) -> tuple[Any, Any]:
+def paired(features: Any, labels: Any, mask: Any = None) -> tuple[Any, Any]:
     """Features (sample, feature) and labels (sample) that count, from those of samples or of tokens.
 
-    Raises SettingError where there are not as many of both.
+    A head that sees every token of samples with one label each, as in decoders, is read at the last token that `mask`
+    (sample, token) has. Raises SettingError where there are not as many of both.
     """
     numbers = array(labels)
+    if features.ndim == 3 and numbers.ndim == 1 and mask is not None and mask.shape == features.shape[:2]:
+        rows = array(features)
+        last = rows.shape[1] - 1 - np.argmax(array(mask)[:, ::-1] != 0, axis=1)
+        features = rows[np.arange(len(rows)), last]
     if tuple(features.shape[:-1]) != numbers.shape:
         raise SettingError(
-            "geometry", f"the head sees {tuple(features.shape)}, labels are {numbers.shape}",
+            "features", f"that the head sees are {tuple(features.shape)}, labels are {numbers.shape}",
             expected="a row of features a label", fix="name a head that sees one row a sample",
         )  # fmt: skip
     rows, flat = array(features.reshape(-1, features.shape[-1])), numbers.reshape(-1)

@@ -20,6 +20,7 @@ from deltagram.training.tasks import Classification
 
 CONVNET: Final = "convnet"
 FIXED: Final = ("etf", "seli")
+_AT_ONCE: Final = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +136,13 @@ def _convnet(data: Images, *, last_relu: bool, fixed: str | None, seed: int) -> 
 
 def moments(data: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, a channel of one value apart, which is divided by 1."""
-    flat = [data.pixels[:, channel] for channel in range(data.pixels.shape[1])]
-    deviation = [float(part.std(dtype=np.float64)) for part in flat]
-    return tuple(float(part.mean(dtype=np.float64)) for part in flat), tuple(size or 1.0 for size in deviation)
+    mean = data.pixels.mean(axis=(0, 2, 3), dtype=np.float64)
+    square = np.zeros_like(mean)
+    for start in range(0, len(data), _AT_ONCE):  # no copy of all images in float64
+        off = data.pixels[start : start + _AT_ONCE] - mean[:, None, None]
+        square += np.einsum("nchw,nchw->c", off, off)
+    deviation = np.sqrt(square / (data.pixels.size / len(mean)))
+    return tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist())
 
 
 def _backbone(model: str, data: Images) -> _Built:
