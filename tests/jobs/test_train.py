@@ -330,9 +330,9 @@ def test_an_interrupted_training_leaves_accelerate_as_it_was(room: Path, tmp_pat
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"task": "ner"}, "task: 'ner' is unknown, expected classification or lm"),
-    "loss": ({"loss": "vs"}, "loss: 'vs' is unknown, expected ce"),
+    "loss": ({"loss": "focal"}, "loss: 'focal' is unknown, expected ce or la or cdt or ldt or vs"),
     "pull": ({"pull": "l0"}, "pull: 'l0' is unknown, expected none or l2 or l1"),
-    "schedule": ({"schedule": "step"}, "schedule: 'step' is unknown, expected linear or cosine or constant"),
+    "schedule": ({"schedule": "poly"}, "schedule: 'poly' is unknown, expected linear or cosine or constant or step"),
     "precision": ({"mixed_precision": "fp8"}, "mixed_precision: 'fp8' is unknown, expected no or bf16 or fp16"),
     "fp16": ({"mixed_precision": "fp16"}, "mixed_precision: fp16 cannot be had on a processor; take bf16, or no"),
     "both": ({"pull": "l2", "weight_decay": 0.1}, "weight_decay and pull: contradict each other; leave out weight"),
@@ -461,10 +461,11 @@ def test_at_the_command_line(
         main()
     out, err = capfd.readouterr()
     assert (ended.value.code, err) == (0, "")
-    first, second = out.splitlines()
+    first, second, third = out.splitlines()
     assert first.startswith("out: model of ")
     assert "30 steps on 96 texts in " in first
     assert second.startswith(f"accuracy on {room / 'test.jsonl'}: ")
+    assert third.startswith(f"balanced-accuracy on {room / 'test.jsonl'}: ")
     _type(monkeypatch, *common, "--out", "adapter", "--lora", 2, "--json")
     with pytest.raises(SystemExit):
         main()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltagram import show
-from deltagram.commands.options import Force, Json, emit
+from deltagram.commands.options import Force, Json, emit, numbers
+from deltagram.errors import SettingError
 
 if TYPE_CHECKING:
     from deltagram.records import Record
@@ -15,22 +16,33 @@ METRICS = ("accuracy", "balanced-accuracy", "matthews", "f1", "perplexity")
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Base model: directory or Hub id.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Texts: JSON lines, CSV, TSV, Parquet, .txt, Hub id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Directory or Hub id; for images also convnet, timm:NAME.")
+    ],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Texts: .jsonl, .csv, ..., Hub id. Images: see --task.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
-    task: Annotated[str | None, typer.Option(help="classification or lm; by the data unless given.")] = None,
-    loss: Annotated[str, typer.Option(help="What is minimised: ce.")] = "ce",
+    task: Annotated[str | None, typer.Option(help="classification or lm, by the data; or images.")] = None,
+    loss: Annotated[str, typer.Option(help="What is minimised: ce, la, cdt, ldt or vs.")] = "ce",
+    gamma: Annotated[float | None, typer.Option(help="Exponent of the class counts in cdt, ldt, vs.")] = None,
+    tau: Annotated[float | None, typer.Option(help="Factor of the log prior in la, vs.")] = None,
+    class_weight: Annotated[str | None, typer.Option(help="balanced, or a weight a class: 1,1,5.")] = None,
+    label_smoothing: Annotated[float, typer.Option(help="Share of each label that goes to all classes.")] = 0.0,
+    class_counts: Annotated[str, typer.Option(help="auto (of the training labels), or a number a class.")] = "auto",
+    sampler: Annotated[str, typer.Option(help="shuffled or class-balanced.")] = "shuffled",
+    imbalance: Annotated[str | None, typer.Option(help="Leave classes with less: step:R, long-tail:R.")] = None,
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd, without a pull.")] = "adamw",
+    momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9,
     pull: Annotated[str, typer.Option(help="none (AdamW), or AdamR towards MODEL: l2 or l1.")] = "none",
     strength: Annotated[float, typer.Option(help="Strength of the pull, lambda of the paper.")] = 0.01,
     epochs: Annotated[int, typer.Option(help="Times through the data.")] = 1,
     steps: Annotated[int | None, typer.Option(help="Steps, instead of --epochs.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts a step.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Examples a step.")] = 32,
     accumulate: Annotated[int, typer.Option(help="Parts in which they go through the model.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-4,
-    schedule: Annotated[str, typer.Option(help="After the warm-up: linear, cosine or constant.")] = "linear",
+    schedule: Annotated[str, typer.Option(help="After the warm-up: linear, cosine, constant, step.")] = "linear",
     warmup: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW; not with a pull.")] = 0.0,
-    clip: Annotated[float, typer.Option(help="Largest norm of the gradient.")] = 1.0,
+    weight_decay: Annotated[float, typer.Option(help="Of adamw on matrices, of sgd on all; not with a pull.")] = 0.0,
+    clip: Annotated[float, typer.Option(help="Largest norm of the gradient; 0: any.")] = 1.0,
     dropout: Annotated[bool, typer.Option("--dropout/--no-dropout", help="Train with the model's dropout.")] = True,
     max_length: Annotated[int | None, typer.Option(help="Tokens a text: 128, or 512 of lm, unless given.")] = None,
     freeze: Annotated[list[str] | None, typer.Option(help="Glob of parameters to leave alone (repeatable).")] = None,
@@ -38,8 +50,13 @@ def train(
     lora_alpha: Annotated[int | None, typer.Option(help="Their scale is alpha / rank; twice the rank.")] = None,
     lora_targets: Annotated[list[str] | None, typer.Option(help="Module to adapt (repeatable); all linear.")] = None,
     mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
+    last_relu: Annotated[
+        bool | None, typer.Option("--last-relu/--no-last-relu", help="End the features of convnet in a ReLU.")
+    ] = None,
+    fixed_classifier: Annotated[str | None, typer.Option(help="Head of convnet that is fixed: etf, seli.")] = None,
     eval_data: Annotated[str | None, typer.Option("--eval", help="Held-out data to measure at the end.")] = None,
     metric: Annotated[str | None, typer.Option(help=f"By what: {', '.join(METRICS)}.")] = None,
+    geometry: Annotated[Path | None, typer.Option(help="File for the geometry of each epoch, JSON lines.")] = None,
     text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
     label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     split: Annotated[str | None, typer.Option(help="Split of DATA, where it has several; train.")] = None,
@@ -51,29 +68,49 @@ def train(
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Fine-tune MODEL on DATA: a text classifier or a causal language model, pulled to MODEL or not."""
+    """Train MODEL on DATA: a text or image classifier, or a causal language model, pulled to MODEL or not."""
     from deltagram import hub, jobs  # noqa: PLC0415 - keeps --help fast
 
     with show.progress(quiet=json) as bar:
         record = jobs.train(
-            hub.locate(model), data, out, task=task, loss=loss, pull=pull, strength=strength, epochs=epochs,
-            steps=steps, batch_size=batch_size, accumulate=accumulate, learning_rate=learning_rate,
-            schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, dropout=dropout,
-            max_length=max_length, freeze=freeze or (), lora=lora, lora_alpha=lora_alpha,
-            lora_targets=lora_targets or (), mixed_precision=mixed_precision, eval_data=eval_data, metric=metric,
-            text=text, label=label, split=split, eval_split=eval_split, save_every=save_every, resume=resume,
-            track=track or (), seed=seed, force=force, progress=bar,
+            hub.locate(model), data, out, task=task, loss=loss, gamma=gamma, tau=tau,
+            class_weight=_weights(class_weight), label_smoothing=label_smoothing,
+            class_counts=_counts(class_counts), sampler=sampler, imbalance=imbalance,
+            optimizer=optimizer, momentum=momentum, pull=pull, strength=strength, epochs=epochs, steps=steps,
+            batch_size=batch_size, accumulate=accumulate, learning_rate=learning_rate, schedule=schedule,
+            warmup=warmup, weight_decay=weight_decay, clip=clip, dropout=dropout, max_length=max_length,
+            freeze=freeze or (), lora=lora, lora_alpha=lora_alpha, lora_targets=lora_targets or (),
+            mixed_precision=mixed_precision, last_relu=last_relu, fixed_classifier=fixed_classifier,
+            eval_data=eval_data, metric=metric, geometry=geometry, text=text, label=label, split=split,
+            eval_split=eval_split, save_every=save_every, resume=resume, track=track or (), seed=seed, force=force,
+            progress=bar,
         )  # fmt: skip
     emit(record, show_train, json=json)
+
+
+def _weights(text: str | None) -> "str | list[float] | None":
+    return text if text in (None, "balanced") else numbers("--class-weight", text)
+
+
+def _counts(text: str) -> list[int] | None:
+    """Whole numbers; None for auto."""
+    if text == "auto":
+        return None
+    found = numbers("--class-counts", text)
+    if any(number != int(number) for number in found):
+        raise SettingError("--class-counts", f"are {text}", expected="auto, or whole numbers, as 500,50,50")
+    return [int(number) for number in found]
 
 
 def show_train(record: "Record") -> None:
     """What was trained, and how good it is."""
     n, page = record.numbers, show.out()
     kind = "adapter" if record.settings["lora"] else "model"
+    examples = "images" if "images" in n else "texts"
     page.print(
         f"{show.plain(record.settings['out'])}: {kind} of {n['trained_parameters']:,} trained parameters, "
-        f"{n['steps']:,} steps on {n['texts']:,} texts in {n['training_seconds']:.1f} s, last loss {n['loss']:.4f}"
+        f"{n['steps']:,} steps on {n[examples]:,} {examples} in {n['training_seconds']:.1f} s, "
+        f"last loss {n['loss']:.4f}"
     )
     for metric in METRICS:
         if metric in n:

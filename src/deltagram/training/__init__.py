@@ -6,13 +6,19 @@ from typing import TYPE_CHECKING, Any
 from deltagram.errors import ExtraError
 
 if TYPE_CHECKING:
+    from deltagram.training.callbacks import GeometryCallback
     from deltagram.training.heads import FixedClassifier
     from deltagram.training.optim import AdamR
     from deltagram.training.posthoc import LogitAdjustedClassifier
 
-__all__ = ["AdamR", "FixedClassifier", "LogitAdjustedClassifier"]
+__all__ = ["AdamR", "FixedClassifier", "GeometryCallback", "LogitAdjustedClassifier"]
 
-_PLACES = {"AdamR": "optim", "FixedClassifier": "heads", "LogitAdjustedClassifier": "posthoc"}
+_PLACES = {
+    "AdamR": "optim",
+    "FixedClassifier": "heads",
+    "GeometryCallback": "callbacks",
+    "LogitAdjustedClassifier": "posthoc",
+}
 _EXTRAS = {"sklearn": "sklearn"}  # the extra of a package that is missing; others come with torch
 
 

@@ -10,6 +10,7 @@ from deltagram.progress import SILENT, Progress
 from deltagram.training.batches import shuffled
 from deltagram.training.huggingface import bare_encoder, classifier, copy_tokenizer, libraries, tokenize
 from deltagram.training.loop import accelerated, descend, seeded
+from deltagram.training.losses import plain
 from deltagram.training.recipe import Recipe
 from deltagram.training.tasks import Classification
 
@@ -53,9 +54,11 @@ def fine_tune(
         batches = shuffled(tokens.lengths, size=batch_size, epochs=epochs, seed=seed)
         adamw = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
         model, optimizer = accelerator.prepare(model, adamw)
-        task = Classification(tokens=tokens, label=data.train.label)
+        task = Classification(inputs=tokens, label=data.train.label)
         losses: list[float] = []
-        for step in descend(torch, accelerator, model, optimizer, task, batches=batches, recipe=recipe):
+        for step in descend(
+            torch, accelerator, model, optimizer, task, batches=batches, recipe=recipe, objective=plain()
+        ):
             losses.append(step.loss)
             progress.advance(f"fine-tuning on {data.name}", len(losses), len(batches))
         model.save_pretrained(out)
@@ -82,7 +85,7 @@ def accuracy(
         loaded = classifier(transformers, model)
         if encoder is not None:
             loaded.base_model.load_state_dict(bare_encoder(transformers, encoder).state_dict())
-        task = Classification(tokens=tokens, label=texts.label)
+        task = Classification(inputs=tokens, label=texts.label)
         return task.measure(torch, loaded, "accuracy", progress=progress)
 
 

@@ -1,25 +1,29 @@
-"""Fine-tune a classifier or a language model by a recipe, from a table of texts to a checkpoint or an adapter."""
+"""Train a subject by a recipe, from its examples to a checkpoint or an adapter."""
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deltagram.data.tables import Table, class_index
+import numpy as np
+
+from deltagram.data.samplers import ClassBalancedBatchSampler
 from deltagram.errors import SettingError
 from deltagram.progress import Progress
 from deltagram.training import huggingface, state
 from deltagram.training.batches import I64, shuffled
+from deltagram.training.callbacks import GeometryCallback
 from deltagram.training.loop import accelerated, descend, seeded
 from deltagram.training.lora import adapted
+from deltagram.training.losses import Objective, objective
 from deltagram.training.metrics import METRICS, PERPLEXITY
 from deltagram.training.pull import Base, freeze, optimizer
 from deltagram.training.recipe import Recipe
-from deltagram.training.tasks import Classification, LanguageModelling, Task
+from deltagram.training.subject import Make, Subject
+from deltagram.training.tasks import Classification, Task
 
-TASKS = ("classification", "lm")
-LENGTHS = {"classification": 128, "lm": 512}
+TASKS = ("classification", "lm", "images")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +49,56 @@ class _Session:
     accelerator: Any
     model: Any
     optimizer: Any
-    task: Task
+    subject: Subject
     recipe: Recipe
+    objective: Objective
     saves: Saves
+    geometry: GeometryCallback | None
     losses: list[float]
 
-    def run(self, *, progress: Progress) -> None:
-        """Take the steps that are left; keep the state and tell the trackers on the way."""
-        batches = _batches(self.task, self.recipe)
-        each = self.saves.every or -(-len(self.task.tokens.ids) // self.recipe.batch_size)
+    def run(self, metric: str, *, progress: Progress) -> dict[str, Any]:
+        """Take the steps that are left, keep the state and tell the trackers on the way, and measure in the end."""
+        geometry, task = self.geometry, self.subject.task
+        if geometry is None:
+            self._descend(self.objective, progress=progress)
+            return self._numbers() | self._scores(metric, progress=progress)
+        if not isinstance(task, Classification):
+            raise SettingError("geometry", "is of classes, and a language model has none", fix="leave it out")
+        with geometry.watch(self.bare()):
+            self._descend(replace(self.objective, seen=geometry.labels), progress=progress)
+            found = self._numbers() | self._scores(metric, progress=progress)
+        return found | {"geometry": geometry.last}
+
+    def _descend(self, chosen: Objective, *, progress: Progress) -> None:
+        batches = _batches(self.subject.task, self.recipe)
+        _check_size(min(map(len, batches)), self.recipe, self.subject)
+        epoch = -(-len(self.subject.task.lengths) // self.recipe.batch_size)
+        each = self.saves.every or epoch
         for step in descend(
-            self.torch, self.accelerator, self.model, self.optimizer, self.task,
-            batches=batches, recipe=self.recipe, start=len(self.losses),
+            self.torch, self.accelerator, self.model, self.optimizer, self.subject.task,
+            batches=batches, recipe=self.recipe, objective=chosen, start=len(self.losses),
         ):  # fmt: skip
             self.losses.append(step.loss)
             progress.advance("training", step.number, len(batches))
             told = {"loss": step.loss, "learning_rate": step.learning_rate, **_pulls(self.optimizer)}
             self.accelerator.log(told, step=step.number)
+            if self.geometry is not None and (step.number % epoch == 0 or step.number == len(batches)):
+                values = self.geometry.epoch_end(epoch=step.number / epoch, step=step.number)
+                self.accelerator.log(values, step=step.number)
             if step.number % each == 0 and step.number < len(batches):
                 self.saves.write(self._save)
+
+    def _scores(self, metric: str, *, progress: Progress) -> dict[str, Any]:
+        """How good the model is on held-out examples, if there are any."""
+        task, model, step = self.subject.held_out, self.bare(wrapped=False), len(self.losses)
+        if task is None:
+            return {}
+        seen = None if self.geometry is None else self.geometry.labels
+        scores = task.scores(self.torch, model, metric, progress=progress, seen=seen)
+        self.accelerator.log({metric: scores[metric]}, step=step)
+        if self.geometry is not None:
+            self.accelerator.log(self.geometry.epoch_end(step=step), step=step)
+        return scores
 
     def _save(self, folder: Path) -> None:
         state.save(
@@ -82,7 +117,7 @@ class _Session:
         """The model itself; `wrapped` leaves it in mixed precision."""
         return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=wrapped)
 
-    def numbers(self) -> dict[str, Any]:
+    def _numbers(self) -> dict[str, Any]:
         """What can be said of the training when it is done."""
         tail = self.losses[-max(1, len(self.losses) // 10) :]
         groups = [group for group in self.optimizer.param_groups if group.get("strength")]
@@ -95,116 +130,102 @@ class _Session:
 
 
 def train(
-    folder: Path, base: Base, data: Table, out: Path, *,
-    task: str, recipe: Recipe, saves: Saves, held_out: Table | None = None, metric: str | None = None,
-    max_length: int | None = None, track: tuple[str, ...] = (), logs: Path | None = None, progress: Progress,
+    make: Make, base: Base | None, out: Path, *, recipe: Recipe, saves: Saves, metric: str,
+    geometry: Path | None = None, track: tuple[str, ...] = (), logs: Path | None = None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train the model in `folder` on `data`; write the checkpoint, or the adapter, into the folder `out`.
+    """Train the subject that `make` makes; write the checkpoint, or the adapter, into the folder `out`.
 
-    `base` has the tensors of `folder`, to which AdamR pulls. `task`: classification (labels required) or lm; the
-    held-out table is measured at the end by `metric`. Trackers of accelerate that write files do so in `logs`.
-    Returns numbers. Raises SettingError, CheckpointError or ExtraError, as what is called does.
+    `base` has the tensors that AdamR pulls to, if the model came from any. The held-out examples are measured at the
+    end by `metric`. `geometry` is a file that gets a line of the geometry of classes an epoch. Trackers of accelerate
+    that write files do so in `logs`. Returns numbers. Raises SettingError, CheckpointError or ExtraError, as what is
+    called does.
     """
-    begun, metric = time.perf_counter(), chosen_metric(task, metric)
+    begun = time.perf_counter()
     with (
         huggingface.libraries() as (torch, transformers),
         accelerated(precision=recipe.mixed_precision, track=track, folder=str(logs or out)) as accelerator,
         seeded(torch, recipe.seed),
     ):
-        length = _length(transformers, folder, task, max_length)
-        model, made = _model(transformers, folder, data, task=task)
-        learnt = made(transformers, folder, data, length)
-        measured = None if held_out is None else made(transformers, folder, held_out, length)
-        if getattr(model.config, "pad_token_id", None) is None:
-            model.config.pad_token_id = learnt.tokens.pad  # decoders with a head look for it
-        model, moved = accelerator.prepare(*_adapted(torch, model, base, recipe, task=task))
+        subject = make(torch, transformers)
+        chosen = objective(recipe.loss, subject.counts)
+        chosen.module.to(accelerator.device)
+        model, moved = accelerator.prepare(*_adapted(torch, subject, base, recipe))
         session = _Session(
-            torch=torch, accelerator=accelerator, model=model, optimizer=moved, task=learnt, recipe=recipe,
-            saves=saves, losses=[],
+            torch=torch, accelerator=accelerator, model=model, optimizer=moved, subject=subject, recipe=recipe,
+            objective=chosen, saves=saves, geometry=_callback(subject, chosen, geometry), losses=[],
         )  # fmt: skip
         if saves.resume:
             session.load()
         first = len(session.losses)
         accelerator.init_trackers("deltagram", config={name: str(value) for name, value in vars(recipe).items()})
-        session.run(progress=progress)
-        numbers = session.numbers() | {"resumed_at": first, "texts": len(data.text), "max_length": length}
-        model = session.bare(wrapped=False)
-        if measured is not None:
-            numbers[metric] = measured.measure(torch, model, metric, progress=progress)
-            accelerator.log({metric: numbers[metric]}, step=numbers["steps"])
-        model.save_pretrained(out)
-        huggingface.copy_tokenizer(transformers, folder, out)
+        numbers = session.run(metric, progress=progress) | {"resumed_at": first, **_described(subject)}
+        subject.save(session.bare(wrapped=False), out)
     if numbers["clamped"]:
         cut = f"{numbers['clamped']} of {numbers['steps']} steps"
         progress.say(f"the pull was cut to its limit in {cut}: lower strength or rate")
     return {**numbers, "training_seconds": time.perf_counter() - begun}
 
 
-def _adapted(torch: Any, model: Any, base: Base, recipe: Recipe, *, task: str) -> tuple[Any, Any]:
+def _described(subject: Subject) -> dict[str, Any]:
+    """What there was to learn."""
+    counts = subject.counts
+    classes = {} if counts is None else {"classes": list(subject.classes), "class_counts": counts.tolist()}
+    return {**classes, **subject.told}
+
+
+def _callback(subject: Subject, chosen: Objective, file: Path | None) -> GeometryCallback | None:
+    """What watches the geometry, if there is a file for it."""
+    return None if file is None else GeometryCallback(class_counts=subject.counts, loss=chosen.module, file=file)
+
+
+def _adapted(torch: Any, subject: Subject, base: Base | None, recipe: Recipe) -> tuple[Any, Any]:
     """The model with its adapters and what is frozen, and the optimiser of the rest."""
+    model = subject.model
     if recipe.lora:
-        model = adapted(model, recipe.lora, task="SEQ_CLS" if task == "classification" else "CAUSAL_LM")
+        if subject.adapters is None:
+            raise SettingError("lora", "is for text models of transformers", fix="leave it out")
+        model = adapted(model, recipe.lora, task=subject.adapters)
     freeze(model, recipe.freeze)
     return model, optimizer(torch, model, base, recipe)
 
 
 def chosen_metric(task: str, metric: str | None) -> str:
     """The metric of a task; SettingError for one that the task does not have."""
-    known = tuple(METRICS) if task == "classification" else (PERPLEXITY,)
+    known = (PERPLEXITY,) if task == "lm" else tuple(METRICS)
     if metric is not None and metric not in known:
         raise SettingError("metric", f"{metric!r} is not one of {task}", expected=" or ".join(known))
     return metric or known[0]
 
 
-def _length(transformers: Any, folder: Path, task: str, given: int | None) -> int:
-    """Tokens a text: what was asked for, or the task's own, as far as the model goes."""
-    limit = huggingface.greatest_length(transformers, folder)
-    if given is None:
-        return min(LENGTHS[task], limit)
-    if not 2 <= given <= limit:
-        raise SettingError("max_length", f"{given}", expected=f"2 to {limit} tokens, which the model takes")
-    return given
-
-
-Make = Callable[[Any, Path, Table, int], Task]
-
-
-def _model(transformers: Any, folder: Path, data: Table, *, task: str) -> tuple[Any, Make]:
-    """The model, with a new head if it needs one, and how a table becomes its task."""
-    if task == "lm":
-        return huggingface.causal_model(transformers, folder), _stream
-    if data.label is None:
-        raise SettingError(data.source, "has no labels", fix="train with --task lm, or add a column of labels")
-    if huggingface.has_head(transformers, folder):
-        model = huggingface.classifier(transformers, folder)
-        classes = [str(model.config.id2label[i]) for i in range(model.config.num_labels)]
-    else:
-        classes = sorted(set(data.label), key=lambda name: (int(name) if name.isdecimal() else -1, name))
-        model = None
-    if len(set(data.label)) < 2:
-        raise SettingError(data.source, f"has one class only ({data.label[0]!r})", expected="two classes or more")
-    model = model or huggingface.classifier(transformers, folder, classes=classes)
-
-    def labelled(transformers: Any, folder: Path, table: Table, length: int) -> Task:
-        tokens = huggingface.tokenize(transformers, folder, table.text, max_length=length)
-        return Classification(tokens=tokens, label=class_index(table.label or (), classes, source=table.source))
-
-    return model, labelled
-
-
-def _stream(transformers: Any, folder: Path, table: Table, length: int) -> Task:
-    tokens = huggingface.tokenize_stream(transformers, folder, table.text, max_length=length)
-    if not tokens.ids:
-        raise SettingError(table.source, "has fewer than two tokens", expected="text to predict")
-    return LanguageModelling(tokens=tokens)
-
-
 def _batches(task: Task, recipe: Recipe) -> list[I64]:
-    """The texts of each step."""
-    count = -(-len(task.tokens.ids) // recipe.batch_size)
+    """The examples of each step."""
+    count = -(-len(task.lengths) // recipe.batch_size)
     epochs = recipe.epochs if recipe.steps is None else -(-recipe.steps // count)
-    found = shuffled(task.tokens.lengths, size=recipe.batch_size, epochs=epochs, seed=recipe.seed)
+    if recipe.sampler == "shuffled":
+        found = shuffled(task.lengths, size=recipe.batch_size, epochs=epochs, seed=recipe.seed)
+    elif isinstance(task, Classification):
+        found = list(_balanced(task, recipe, epochs))
+    else:
+        raise SettingError("sampler", f"{recipe.sampler} needs classes, and a language model has none",
+                           expected="shuffled")  # fmt: skip
     return found[: recipe.steps]
+
+
+def _check_size(smallest: int, recipe: Recipe, subject: Subject) -> None:
+    """SettingError for a part of a step that is smaller than the model takes."""
+    part = smallest // min(recipe.accumulate, smallest)
+    if part < subject.least:
+        raise SettingError(
+            "batch_size", f"{recipe.batch_size} in {recipe.accumulate} parts leaves a part of {part}",
+            expected=f"{subject.least} or more at once, for batch norm", fix="take another batch size",
+        )  # fmt: skip
+
+
+def _balanced(task: Classification, recipe: Recipe, epochs: int) -> Iterator[I64]:
+    sampler = ClassBalancedBatchSampler(task.label, recipe.batch_size, seed=recipe.seed)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        yield from (np.array(batch, np.int64) for batch in sampler)
 
 
 def _pulls(wrapped: Any) -> dict[str, float]:

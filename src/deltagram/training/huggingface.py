@@ -48,6 +48,14 @@ class Tokens:
             mask[row, : len(ids)] = 1
         return numbers, mask
 
+    def logits(self, torch: Any, model: Any, samples: I64) -> Any:
+        """A model's logits of some texts."""
+        numbers, mask = self.batch(samples)
+        device = next(model.parameters()).device
+        return model(
+            input_ids=torch.from_numpy(numbers).to(device), attention_mask=torch.from_numpy(mask).to(device)
+        ).logits  # fmt: skip
+
 
 @contextmanager
 def libraries() -> Iterator[tuple[Any, Any]]:
@@ -72,22 +80,27 @@ def libraries() -> Iterator[tuple[Any, Any]]:
 
 def classifier(transformers: Any, folder: Path, *, classes: Sequence[str] = ()) -> Any:
     """The model in `folder` in float32, with its own classification head, or a new one for `classes`."""
+    return built(transformers.AutoModelForSequenceClassification, folder, **new_head(classes))
+
+
+def new_head(classes: Sequence[str]) -> dict[str, Any]:
+    """The settings of a new head; none without classes."""
     names = dict(enumerate(classes))
     head = {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
-    return _built(transformers.AutoModelForSequenceClassification, folder, **(head if classes else {}))
+    return head if classes else {}
 
 
 def bare_encoder(transformers: Any, folder: Path) -> Any:
     """The model in `folder` in float32, without a head."""
-    return _built(transformers.AutoModel, folder)
+    return built(transformers.AutoModel, folder)
 
 
 def causal_model(transformers: Any, folder: Path) -> Any:
     """The language model in `folder` in float32."""
-    return _built(transformers.AutoModelForCausalLM, folder)
+    return built(transformers.AutoModelForCausalLM, folder)
 
 
-def _built(auto: Any, folder: Path, **config: Any) -> Any:
+def built(auto: Any, folder: Path, **config: Any) -> Any:
     """A model in float32; CheckpointError for a folder that transformers cannot build this kind of model from."""
     try:
         return auto.from_pretrained(_model_folder(folder), local_files_only=True, **config).float()
@@ -97,10 +110,10 @@ def _built(auto: Any, folder: Path, **config: Any) -> Any:
         raise CheckpointError(str(folder), f"gives no {kind} that transformers builds ({reason})") from None
 
 
-def has_head(transformers: Any, folder: Path) -> bool:
+def has_head(transformers: Any, folder: Path, *, kind: str = "ForSequenceClassification") -> bool:
     """Whether the model in `folder` was saved with a classification head."""
     config = configuration(transformers, folder)
-    return any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    return any(name.endswith(kind) for name in config.architectures or ())
 
 
 def configuration(transformers: Any, folder: Path) -> Any:
@@ -138,6 +151,11 @@ def greatest_length(transformers: Any, folder: Path) -> int:
     if getattr(config, "model_type", "") in _OFFSET:
         positions -= config.pad_token_id + 1
     return int(min(positions, tokenizer.model_max_length, _ENDLESS))
+
+
+def pad_token(transformers: Any, folder: Path) -> int:
+    """The number of the token that the tokenizer in `folder` fills a batch up with."""
+    return _pad(_tokenizer(transformers, folder))
 
 
 def _tokenizer(transformers: Any, folder: Path) -> Any:

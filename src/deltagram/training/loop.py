@@ -8,6 +8,7 @@ from typing import Any
 
 from deltagram.errors import ExtraError, SettingError
 from deltagram.training.batches import I64
+from deltagram.training.losses import Objective
 from deltagram.training.recipe import Recipe
 from deltagram.training.tasks import Task, losses
 
@@ -77,7 +78,7 @@ def seeded(torch: Any, seed: int) -> Iterator[None]:
 
 def descend(
     torch: Any, accelerator: Any, model: Any, optimizer: Any, task: Task, *,
-    batches: Sequence[I64], recipe: Recipe, start: int = 0,
+    batches: Sequence[I64], recipe: Recipe, objective: Objective, start: int = 0,
 ) -> Iterator[Step]:  # fmt: skip
     """Train `model` in place, from step `start` on; yields each step after it.
 
@@ -90,14 +91,15 @@ def descend(
         for group in optimizer.param_groups:
             group["lr"] = rate
         mean = 0.0
-        for share, loss in losses(torch, model, task, samples, loss=recipe.loss, parts=recipe.accumulate):
+        for loss in losses(torch, model, task, samples, objective=objective, parts=recipe.accumulate):
             value = loss.item()
             if not math.isfinite(value):
                 found = f"{recipe.learning_rate}, with which the loss of step {number} is {value}"
                 raise SettingError("learning_rate", found, expected="a finite loss", fix="take a lower one")
-            accelerator.backward(loss * share)
-            mean += value * share
-        accelerator.clip_grad_norm_(trained, recipe.clip)
+            accelerator.backward(loss)
+            mean += value
+        if recipe.clip:
+            accelerator.clip_grad_norm_(trained, recipe.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         yield Step(number=number, loss=mean, learning_rate=rate)

@@ -54,6 +54,17 @@ def f1(true: I64, guess: I64) -> float:
     return float(np.mean(2 * np.diag(table)[both > 0] / both[both > 0]))
 
 
+def recall(true: I64, guess: I64) -> list[float | None]:
+    """Share found of each class up to the largest that occurs; None for one that does not.
+
+    >>> recall(np.array([0, 0, 2]), np.array([0, 1, 2]))
+    [0.5, None, 1.0]
+    """
+    there = np.bincount(true)
+    right = np.bincount(true[true == guess], minlength=len(there))
+    return [float(hit / of) if of else None for hit, of in zip(right, there, strict=True)]
+
+
 def _confusion(true: I64, guess: I64) -> NDArray[np.float64]:
     """Counts, `class class`: rows are true, columns predicted."""
     classes = int(max(true.max(), guess.max())) + 1

@@ -46,11 +46,19 @@ def freeze(model: Any, patterns: tuple[str, ...]) -> None:
         raise SettingError("freeze", "leaves no parameter to train", fix="freeze fewer")
 
 
-def optimizer(torch: Any, model: Any, base: Base, recipe: Recipe) -> Any:
+def optimizer(torch: Any, model: Any, base: Base | None, recipe: Recipe) -> Any:
     """The optimiser of a recipe over the model's parameters that are not frozen."""
     trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            list(trained.values()), lr=recipe.learning_rate, momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )  # fmt: skip
     if recipe.pull == "none":
         return _adamw(torch, trained, recipe)
+    if base is None:
+        found = f"{recipe.pull} has nothing to pull to: this model begins from nothing"
+        raise SettingError("pull", found, fix="leave it out, or train a model from a folder")
     from deltagram.training.optim import AdamR  # noqa: PLC0415 - imports torch
 
     targets = _initial(trained) if recipe.lora else _in_base(torch, model, base)

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from deltagram.errors import SettingError
-from deltagram.training.losses import LOSSES
+from deltagram.training.losses import Loss
 
 PULLS: Final = ("none", "l2", "l1")
 PRECISIONS: Final = ("no", "bf16", "fp16")
+OPTIMIZERS: Final = ("adamw", "sgd")
+SAMPLERS: Final = ("shuffled", "class-balanced")
+DROPS: Final = (0.85, 0.95)  # shares of the steps after which the schedule "step" divides the rate by 10
 
 
 def linear(step: int, steps: int) -> float:
@@ -27,7 +30,18 @@ def constant(step: int, steps: int) -> float:  # noqa: ARG001 - the interface of
     return 1.0
 
 
-SCHEDULES: Final[Mapping[str, Callable[[int, int], float]]] = {"linear": linear, "cosine": cosine, "constant": constant}
+def step(step: int, steps: int) -> float:
+    """A tenth after each of `DROPS`.
+
+    >>> [step(number, 100) for number in (84, 85, 95)]
+    [1.0, 0.1, 0.01]
+    """
+    return float(10.0 ** -sum(step >= share * steps for share in DROPS))
+
+
+SCHEDULES: Final[Mapping[str, Callable[[int, int], float]]] = {
+    "linear": linear, "cosine": cosine, "constant": constant, "step": step,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +57,16 @@ class Lora:
 class Recipe:
     """Settings of a training; SettingError for one outside its range.
 
-    `batch_size` is the texts a step, which go through the model in `accumulate` parts. `steps` overrides
-    `epochs`. `clip` is the largest norm of the gradient. `pull` and `strength` are AdamR's; "none" is AdamW
-    with `weight_decay` on tensors of two axes or more.
+    `batch_size` is the examples a step, which go through the model in `accumulate` parts; the `sampler` "shuffled"
+    takes each once an epoch, "class-balanced" as many of every class. `steps` overrides `epochs`. `clip` is the largest
+    norm of the gradient, 0 for any. `pull` and `strength` are AdamR's; "none" is the `optimizer`: adamw, with
+    `weight_decay` on tensors of two axes or more, or sgd, with `momentum` and the decay on all.
     """
 
-    loss: str = "ce"
+    loss: Loss = field(default_factory=Loss)
+    sampler: str = "shuffled"
+    optimizer: str = "adamw"
+    momentum: float = 0.9
     pull: str = "none"
     strength: float = 0.01
     epochs: int = 1
@@ -67,26 +85,36 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "learning_rate", "clip"):
+        for name in ("epochs", "batch_size", "accumulate", "learning_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise SettingError(name, f"{getattr(self, name)}", expected="a positive number")
         if self.steps is not None and self.steps < 1:
             raise SettingError("steps", f"{self.steps}", expected="a positive number")
-        for name in ("strength", "weight_decay"):
+        for name in ("strength", "weight_decay", "clip"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingError(name, f"{getattr(self, name)}", expected="0 or a positive number")
+        if not 0 <= self.momentum < 1:
+            raise SettingError("momentum", f"{self.momentum}", expected="0 to below 1")
         if not 0 <= self.warmup <= 1:
             raise SettingError("warmup", f"{self.warmup}", expected="a share of the steps, 0 to 1")
         if not -(1 << 63) <= self.seed < 1 << 63:
             raise SettingError("seed", f"{self.seed} is too large", expected="a signed 64-bit integer")
         for name, table in (
-            ("loss", LOSSES), ("pull", PULLS), ("schedule", SCHEDULES), ("mixed_precision", PRECISIONS),
+            ("pull", PULLS), ("schedule", SCHEDULES), ("mixed_precision", PRECISIONS), ("optimizer", OPTIMIZERS),
+            ("sampler", SAMPLERS),
         ):  # fmt: skip
             if getattr(self, name) not in table:
                 raise SettingError(name, f"{getattr(self, name)!r} is unknown", expected=" or ".join(table))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """SettingError for settings that contradict each other."""
         if self.weight_decay and self.pull != "none":
             fix = "leave out weight_decay: the pull is what takes its place"
             raise SettingError("weight_decay and pull", "contradict each other", fix=fix)
+        if self.optimizer != "adamw" and self.pull != "none":
+            fix = f"leave out {self.optimizer}, or the pull"
+            raise SettingError("pull", f"is a part of AdamR, which takes the place of {self.optimizer}", fix=fix)
         if self.lora and (self.lora.rank < 1 or not 0 < (self.lora.alpha or 1) < math.inf):
             raise SettingError("lora", f"rank {self.lora.rank}, alpha {self.lora.alpha}", expected="positive numbers")
 

@@ -19,7 +19,7 @@ def save(
     """Write all that decides the coming steps into `folder`; `made_from` is what the training was started with."""
     from safetensors.torch import save_file  # noqa: PLC0415 - imports torch
 
-    weights = {name: param.detach().contiguous() for name, param in model.named_parameters() if param.requires_grad}
+    weights = {name: value.detach().contiguous() for name, value in _changing(model).items()}
     state = optimizer.state_dict()
     tensors = {
         f"{index}.{name}": value.contiguous() for index, row in state["state"].items() for name, value in row.items()
@@ -48,9 +48,8 @@ def load(
     device = str(next(model.parameters()).device)
     weights = load_file(folder / WEIGHTS, device=device)
     with torch.no_grad():
-        for name, param in model.named_parameters():
-            if param.requires_grad:
-                param.copy_(weights[name])
+        for name, value in _changing(model).items():
+            value.copy_(weights[name])
     tensors = load_file(folder / OPTIMIZER)
     random = {name: tensors.pop(name) for name in [name for name in tensors if name.startswith("random.")]}
     state: dict[int, dict[str, Any]] = {}
@@ -68,6 +67,13 @@ def load(
     if "random.cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["random.cuda"])
     return [float(loss) for loss in note["losses"]]
+
+
+def _changing(model: Any) -> dict[str, Any]:
+    """What a step may change: the trained parameters, and buffers that are kept, such as the means of a batch norm."""
+    kept = model.state_dict().keys()
+    trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
+    return trained | {name: buffer for name, buffer in model.named_buffers() if name in kept}
 
 
 def _note(folder: Path, made_from: Mapping[str, Any]) -> dict[str, Any]:

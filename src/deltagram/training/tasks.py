@@ -1,7 +1,7 @@
-"""What a model is trained to do: put texts into classes, or predict the next token."""
+"""What a model is trained to do: put examples into classes, or predict the next token."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,67 +11,95 @@ from deltagram.errors import SettingError
 from deltagram.progress import Progress
 from deltagram.training.batches import I64, by_length
 from deltagram.training.huggingface import Tokens
-from deltagram.training.losses import IGNORED, LOSSES
-from deltagram.training.metrics import METRICS, PERPLEXITY
+from deltagram.training.losses import IGNORED, Objective
+from deltagram.training.metrics import METRICS, PERPLEXITY, recall
 
 _AT_ONCE = 64
 
+Seen = Callable[[Any], None]  # is told the targets of what has just gone through the model
 
-class Task(Protocol):
-    """Texts as tokens, and what a model's logits are compared with."""
+
+class Inputs(Protocol):
+    """Examples that a model has logits of."""
 
     @property
-    def tokens(self) -> Tokens:
-        """The texts."""
+    def lengths(self) -> Sequence[int]:
+        """How long each one is: alike ones go together."""
+
+    def logits(self, torch: Any, model: Any, samples: I64) -> Any:
+        """A model's logits of some of them."""
+
+
+class Task(Protocol):
+    """Examples, and what a model's logits are compared with."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """How long each example is."""
 
     def pair(self, torch: Any, model: Any, samples: I64) -> tuple[Any, Any]:
-        """Logits, `example class`, and targets, `example`, of some texts; `IGNORED` is a target that does not count."""
+        """Logits, `example class`, and targets, `example`, of some of them; `IGNORED` ones do not count."""
 
-    def examples(self, samples: I64) -> int:
-        """How many targets of these texts count."""
+    def targets(self, samples: I64) -> I64:
+        """The targets of these that count."""
 
-    def measure(self, torch: Any, model: Any, metric: str, *, progress: Progress) -> float:
-        """The metric of a model on all texts."""
+    def scores(
+        self, torch: Any, model: Any, metric: str, *, progress: Progress, seen: Seen | None = None
+    ) -> dict[str, Any]:
+        """The metric of a model on all examples, and what else is known of it then."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Texts and the number of each one's class."""
+    """Examples and the number of each one's class."""
 
-    tokens: Tokens
+    inputs: Inputs
     label: tuple[int, ...]
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Of the inputs."""
+        return self.inputs.lengths
+
     def pair(self, torch: Any, model: Any, samples: I64) -> tuple[Any, Any]:
-        """Logits and classes of some texts."""
-        logits = logits_of(torch, model, self.tokens, samples)
+        """Logits and classes of some examples."""
+        logits = self.inputs.logits(torch, model, samples)
         return logits, torch.tensor([self.label[i] for i in samples], device=logits.device)
 
-    def examples(self, samples: I64) -> int:
-        """One a text."""
-        return len(samples)
+    def targets(self, samples: I64) -> I64:
+        """One an example."""
+        return np.array([self.label[i] for i in samples], np.int64)
 
-    def predict(self, torch: Any, model: Any, *, progress: Progress) -> I64:
-        """The class that the model gives each text; SettingError if it gives something that is not a number."""
+    def predict(self, torch: Any, model: Any, *, progress: Progress, seen: Seen | None = None) -> I64:
+        """The class that the model gives each example; SettingError if it gives something that is not a number."""
         model.eval()
         guess = np.zeros(len(self.label), np.int64)
         done = 0
         with torch.inference_mode():
-            for samples in by_length(self.tokens.lengths, size=_AT_ONCE):
-                logits = logits_of(torch, model, self.tokens, samples)
+            for samples in by_length(self.lengths, size=_AT_ONCE):
+                logits, target = self.pair(torch, model, samples)
                 if not bool(torch.isfinite(logits).all()):
                     raise SettingError("metric", "the model's answers are not finite", fix="train at a lower rate")
+                if seen is not None:
+                    seen(target)
                 guess[samples] = logits.argmax(dim=-1).cpu().numpy()
                 done += len(samples)
                 progress.advance("measuring accuracy", done, len(self.label))
         return guess
 
-    def measure(self, torch: Any, model: Any, metric: str, *, progress: Progress) -> float:
-        """One of METRICS on all texts."""
-        guess = self.predict(torch, model, progress=progress)
-        found = METRICS[metric](np.asarray(self.label, np.int64), guess)
-        if math.isnan(found):
+    def scores(
+        self, torch: Any, model: Any, metric: str, *, progress: Progress, seen: Seen | None = None
+    ) -> dict[str, Any]:
+        """One of METRICS on all examples, accuracy, balanced accuracy, and the recall of each class (None if empty)."""
+        true, guess = np.asarray(self.label, np.int64), self.predict(torch, model, progress=progress, seen=seen)
+        found = {name: METRICS[name](true, guess) for name in {metric: 0, "accuracy": 0, "balanced-accuracy": 0}}
+        if math.isnan(found[metric]):
             raise SettingError("metric", f"{metric} is not a number: all labels are one class", fix="take accuracy")
-        return found
+        return {**found, "recall": recall(true, guess)}
+
+    def measure(self, torch: Any, model: Any, metric: str, *, progress: Progress) -> float:
+        """One of METRICS on all examples."""
+        return float(self.scores(torch, model, metric, progress=progress)[metric])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,48 +108,55 @@ class LanguageModelling:
 
     tokens: Tokens
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each piece."""
+        return self.tokens.lengths
+
     def pair(self, torch: Any, model: Any, samples: I64) -> tuple[Any, Any]:
         """Logits of all places but the last, and the tokens that follow them."""
         numbers, mask = self.tokens.batch(samples)
-        logits = logits_of(torch, model, self.tokens, samples)[:, :-1]
+        logits = self.tokens.logits(torch, model, samples)[:, :-1]
         target = torch.from_numpy(np.where(mask == 1, numbers, IGNORED)[:, 1:]).to(logits.device)
         return logits.flatten(0, 1), target.flatten()
 
-    def examples(self, samples: I64) -> int:
-        """All tokens but the first."""
-        return sum(self.tokens.lengths[i] - 1 for i in samples)
+    def targets(self, samples: I64) -> I64:
+        """All tokens but the first of each piece."""
+        return np.concatenate([np.array(self.tokens.ids[i][1:], np.int64) for i in samples])
 
-    def measure(self, torch: Any, model: Any, metric: str, *, progress: Progress) -> float:  # noqa: ARG002 - has one
+    def measure(self, torch: Any, model: Any, metric: str, *, progress: Progress) -> float:
         """Perplexity: the exponential of the mean negative log likelihood of a token."""
+        return float(self.scores(torch, model, metric, progress=progress)[metric])
+
+    def scores(
+        self, torch: Any, model: Any, metric: str, *, progress: Progress, seen: Seen | None = None
+    ) -> dict[str, Any]:  # fmt: skip
+        """Perplexity, by its name in `metric`."""
+        del seen  # there are no classes to tell of
         model.eval()
-        total, count, done = 0.0, 0, 0
+        total, count, done, lengths = 0.0, 0, 0, self.lengths
         with torch.inference_mode():
-            for samples in by_length(self.tokens.lengths, size=max(1, _AT_ONCE // 8)):
+            for samples in by_length(lengths, size=max(1, _AT_ONCE // 8)):
                 logits, target = self.pair(torch, model, samples)
-                total += float(LOSSES["ce"](torch, logits.float(), target)) * self.examples(samples)
-                count += self.examples(samples)
+                total += float(
+                    torch.nn.functional.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="sum")
+                )
+                count += sum(lengths[i] - 1 for i in samples)
                 done += len(samples)
                 progress.advance(f"measuring {PERPLEXITY}", done, len(self.tokens.ids))
         if not total / count < math.log(1e300):
             raise SettingError("metric", f"{PERPLEXITY} is not finite", fix="train at a lower rate")
-        return math.exp(total / count)
+        return {metric: math.exp(total / count)}
 
 
-def losses(torch: Any, model: Any, task: Task, samples: I64, *, loss: str, parts: int) -> Iterator[tuple[float, Any]]:
-    """The loss of a step's texts in parts: each part's share of the examples, and its mean loss.
+def losses(
+    torch: Any, model: Any, task: Task, samples: I64, *, objective: Objective, parts: int
+) -> Iterator[Any]:  # fmt: skip
+    """The loss of a step's examples in parts, which add up to the loss of the whole.
 
     The next part is computed when it is asked for, so that one part's graph is held at a time.
     """
-    whole = task.examples(samples)
+    whole = objective.weight(task.targets(samples))
     for part in np.array_split(samples, min(parts, len(samples))):
         logits, target = task.pair(torch, model, part)
-        yield task.examples(part) / whole, LOSSES[loss](torch, logits.float(), target)
-
-
-def logits_of(torch: Any, model: Any, tokens: Tokens, samples: I64) -> Any:
-    """A model's logits of some texts."""
-    numbers, mask = tokens.batch(samples)
-    device = next(model.parameters()).device
-    return model(
-        input_ids=torch.from_numpy(numbers).to(device), attention_mask=torch.from_numpy(mask).to(device)
-    ).logits  # fmt: skip
+        yield objective.summed(logits, target) / whole
