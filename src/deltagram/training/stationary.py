@@ -74,8 +74,8 @@ class _Summed:
         w, h = self.split(flat)
         logits = self.torch.from_numpy(h @ w.T).requires_grad_()
         value = self.free.loss.summed(logits, self.label)
-        value.backward()
-        return value.item(), np.asarray(logits.grad.numpy(), np.float64)
+        (gradient,) = self.torch.autograd.grad(value, logits)
+        return value.item(), np.asarray(gradient.numpy(), np.float64)
 
     def value(self, flat: F64) -> tuple[float, F64]:
         """The objective and its gradient."""
