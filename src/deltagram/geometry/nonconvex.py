@@ -17,7 +17,7 @@ from deltagram.geometry.problem import Problem
 from deltagram.seeds import key
 
 _ROUNDS = 60  # updates of the multipliers at most
-_STIFFNESS = 10.0  # of the first penalty, times the largest sqrt(mass): the size of the multipliers
+_STIFFNESS = 10.0  # of the first penalty, in sizes of the multipliers
 _STIFFER = 3.0  # the penalty's growth where a round has not halved the violation
 _MOST_SAMPLES = 2000
 _NEAR = 1e-6  # what a search must reach at least
@@ -123,10 +123,15 @@ class _Search:
         root = np.sqrt(self.mass)[:, None]
         return value, np.concatenate([(w + slope.T @ h).ravel(), (root * h + slope @ w / root).ravel()])
 
+    def _pull(self) -> float:
+        """The size of the multipliers; a penalty far below it lets everything shrink to the saddle at zero."""
+        p = self.problem
+        return float(np.sqrt(self.mass.max()) / (p.class_scale.min() * p.label_scale.min()))
+
     def descend(self, at: F64, tolerance: float) -> Found:
         """Rounds of minimising and of updating the multipliers."""
         multipliers = np.zeros((len(self.labels), self.problem.classes))
-        penalty, before = _STIFFNESS * float(np.sqrt(self.mass.max())), np.inf
+        penalty, before = _STIFFNESS * self._pull(), np.inf
         options = {"maxiter": 3000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9, "maxfun": 6000}
         rounds, residual, violation = 0, np.inf, np.inf
         while rounds < _ROUNDS and residual > tolerance:

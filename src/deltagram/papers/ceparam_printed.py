@@ -42,7 +42,14 @@ def _squared_ratio(geometry: Geometry) -> float:
 
 
 def _row(printed: Any, correct: Any, by: str, *, shown: bool, off: float | None, measured: Any) -> dict[str, Any]:
-    return {"printed": printed, "correct": correct, "shown_by": by, "measured": measured, "shown": shown, "off": off}
+    return {
+        "printed": printed,
+        "correct": correct,
+        "shown_by": by,
+        "measured": measured,
+        "shown": bool(shown),
+        "off": None if off is None else float(off),
+    }
 
 
 def _limits_of_means(seed: int) -> dict[str, Any]:
