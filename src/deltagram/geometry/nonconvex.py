@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.sparse.linalg import LinearOperator, minres
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
@@ -16,12 +17,14 @@ from deltagram.geometry.matrix import Matrix
 from deltagram.geometry.problem import Problem
 from deltagram.seeds import key
 
+_NEWTON = 20  # steps a round at most
+_SMALL = 1e-10  # a relative gradient that needs no further step
 _ROUNDS = 60  # updates of the multipliers at most
 _STIFFNESS = 10.0  # of the first penalty, in sizes of the multipliers
 _STIFFER = 3.0  # the penalty's growth where a round has not halved the violation
 _MOST_SAMPLES = 2000
 _NEAR = 1e-6  # what a search must reach at least
-_FLAT = 1e-4  # a relative gradient of 1e-4, what rounding leaves of a stiff one, counts as a slack of 1e-8
+_FLAT = 1e-2  # a relative gradient of 1e-6 counts as a slack of 1e-8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,17 +114,55 @@ class _Search:
     def value(self, flat: F64, multipliers: F64, penalty: float) -> tuple[float, F64]:
         """The augmented Lagrangian and its gradient."""
         w, h = self.split(flat)
-        rows = np.arange(len(h))
-        pull = np.maximum(0.0, multipliers + penalty * (1 - self.margins(w, h)))
-        pull[rows, self.labels] = 0.0
-        size = float(np.vdot(w, w) + self.mass @ np.einsum("nd,nd->n", h, h)) / 2
-        value = size + float((pull**2 - multipliers**2).sum()) / (2 * penalty)
-        by = self.problem.label_scale[self.labels][:, None]
-        slope = by * pull  # minus the derivative in label_scale (own - other)
-        slope[rows, self.labels] = -slope.sum(1)
-        slope = slope * self.problem.class_scale
-        root = np.sqrt(self.mass)[:, None]
+        pull = self.pull(flat, multipliers, penalty)
+        value = float(np.vdot(flat, flat)) / 2 + float((pull**2 - multipliers**2).sum()) / (2 * penalty)
+        slope, root = self.slope(pull), np.sqrt(self.mass)[:, None]
         return value, np.concatenate([(w + slope.T @ h).ravel(), (root * h + slope @ w / root).ravel()])
+
+    def pull(self, flat: F64, multipliers: F64, penalty: float) -> F64:
+        """What each margin pulls with, (sample, class)."""
+        found = np.maximum(0.0, multipliers + penalty * (1 - self.margins(*self.split(flat))))
+        found[np.arange(len(self.labels)), self.labels] = 0.0
+        return found
+
+    def slope(self, pull: F64) -> F64:
+        """The derivative in the logits that these pulls make, (sample, class)."""
+        found = self.problem.label_scale[self.labels][:, None] * pull
+        found[np.arange(len(self.labels)), self.labels] = -found.sum(1)
+        scaled: F64 = found * self.problem.class_scale
+        return scaled
+
+    def curvature(self, flat: F64, multipliers: F64, penalty: float) -> LinearOperator:
+        """The Hessian there, of the margins that pull."""
+        (w, h), root = self.split(flat), np.sqrt(self.mass)[:, None]
+        pull = self.pull(flat, multipliers, penalty)
+        slope, active, own = self.slope(pull), pull > 0, np.arange(len(h))
+        scale, by = self.problem.class_scale, self.problem.label_scale[self.labels][:, None]
+
+        def times(step: F64) -> F64:
+            dw, dh = self.split(step.ravel())
+            logits = (dh @ w.T + h @ dw.T) * scale
+            moved = self.slope(-penalty * active * by * (logits[own, self.labels][:, None] - logits))
+            return np.concatenate([
+                (dw + moved.T @ h + slope.T @ dh).ravel(), (root * dh + (moved @ w + slope @ dw) / root).ravel()
+            ])  # fmt: skip
+
+        return LinearOperator((flat.size, flat.size), matvec=times, dtype=np.float64)
+
+    def minimum(self, at: F64, multipliers: F64, penalty: float) -> tuple[F64, F64]:
+        """The least of the augmented Lagrangian near `at`, and its gradient: quasi-Newton, then Newton steps."""
+        options = {"maxiter": 3000, "maxcor": 30, "ftol": 1e-13, "gtol": 1e-9, "maxfun": 6000}
+        found = minimize(self.value, at, args=(multipliers, penalty), jac=True, method="L-BFGS-B", options=options)
+        at, gradient = np.asarray(found.x, np.float64), np.asarray(found.jac, np.float64)
+        for _ in range(_NEWTON):
+            if np.linalg.norm(gradient) <= _SMALL * np.linalg.norm(at):
+                break
+            step = minres(self.curvature(at, multipliers, penalty), -gradient, rtol=1e-3, maxiter=1000)[0]
+            there = self.value(at + step, multipliers, penalty)[1]
+            if not np.linalg.norm(there) < np.linalg.norm(gradient):
+                break
+            at, gradient = at + step, there
+        return at, gradient
 
     def _pull(self) -> float:
         """The size of the multipliers; a penalty far below it lets everything shrink to the saddle at zero."""
@@ -132,18 +173,15 @@ class _Search:
         """Rounds of minimising and of updating the multipliers."""
         multipliers = np.zeros((len(self.labels), self.problem.classes))
         penalty, before = _STIFFNESS * self._pull(), np.inf
-        options = {"maxiter": 3000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-9, "maxfun": 6000}
         rounds, residual, violation = 0, np.inf, np.inf
         while rounds < _ROUNDS and residual > tolerance:
-            found = minimize(
-                self.value, at, args=(multipliers, penalty), jac=True, method="L-BFGS-B", options=options
-            )  # fmt: skip
-            at, rounds = np.asarray(found.x, np.float64), rounds + 1
+            at, gradient = self.minimum(at, multipliers, penalty)
+            rounds += 1
             short = 1 - self.margins(*self.split(at))
             violation = float(short.max())
             # a margin is met exactly, or its multiplier is zero and it is met with room to spare
             slack = float(np.abs(np.maximum(short, -multipliers / penalty)).max())
-            residual = max(slack, _FLAT * float(np.linalg.norm(found.jac) / np.linalg.norm(at)))
+            residual = max(slack, _FLAT * float(np.linalg.norm(gradient) / np.linalg.norm(at)))
             multipliers = np.maximum(0.0, multipliers + penalty * short)
             penalty *= _STIFFER if slack > max(before / 2, tolerance) else 1.0
             before = slack

@@ -54,7 +54,7 @@ class Scale:
 
 FAST: Final = Scale(
     name="fast", seeds=(0,), masks=(0, 1), test=400, labels=64, texts=16, prompts=150, chosen_on=48,
-    image_epochs=100, free_epochs=3000, starts=2,
+    image_epochs=100, free_epochs=10_000, starts=2,
 )  # fmt: skip
 FULL: Final = Scale(name="full", seeds=(0, 1, 2), masks=(0, 1, 2, 3), test=None, labels=256)
 

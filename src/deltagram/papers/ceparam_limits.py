@@ -24,7 +24,10 @@ def symmetric(bench: Bench, claim: Claim) -> Checked:
     """P3: LDT of sqrt(n) with weights 1/n at any ridge, CDT of sqrt(n) and of R^(1/6) in the limit."""
     s = claim.settings
 
+    images, kind = s["net"]
+
     def work(seed: int) -> Both:
+        runs = [nets.run(bench, images, kind, loss=loss, seed=seed) for loss in ("ce", "ldt-weights")]
         counts = [_counts(s, kind) for kind in s["imbalances"]]
         tuned, bare = (
             [point(bench, loss=loss, counts=n, ridge=r, seed=seed) for n in counts for r in s["ridges"]]
@@ -35,8 +38,6 @@ def symmetric(bench: Bench, claim: Claim) -> Checked:
             for loss in ("ce", "ldt")
         }  # fmt: skip
         cdt = _cdt(bench, s, seed)
-        images, kind = s["net"]
-        runs = [nets.run(bench, images, kind, loss=loss, seed=seed) for loss in ("ce", "ldt-weights")]
         return {
             "classifiers": max(row["w_etf"] / row["w_allowed"] for row in tuned),
             "mean_angles": max(row["mean_angles"] for row in tuned),

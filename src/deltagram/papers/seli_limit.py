@@ -56,9 +56,9 @@ def logits(bench: Bench, claim: Claim) -> Checked:
     """S1: W^T H, trained at ridges, followed on the path to none, and of networks; the logits of a free bias beside."""
 
     def work(seed: int) -> Both:
+        runs = nets.trained(bench, claim, seed)
         points, path = trained(bench, claim, seed), vanishing(bench, claim)
         least = [row for row in points if is_skewed(row) and row["ridge"] == min(claim.settings["ridges"])]
-        runs = nets.trained(bench, claim, seed)
         skewed = [run for run in runs if is_skewed(run)]
         return {
             "excess": excess(points, ("z",)),
@@ -76,11 +76,11 @@ def geometry(bench: Bench, claim: Claim) -> Checked:
     """S2: the Grams of W and M likewise; the simplex beside."""
 
     def work(seed: int) -> Both:
+        runs = nets.trained(bench, claim, seed)
         points, path = trained(bench, claim, seed), vanishing(bench, claim)
         s = claim.settings
         known = point(bench, loss="ce", counts=counts_of(s["known"], classes=s["classes"], least=s["least"]),
                       ridge=s["known_ridge"], seed=seed)  # fmt: skip
-        runs = nets.trained(bench, claim, seed)
         skewed = [run for run in runs if is_skewed(run)]
         return {
             "excess": excess(points, ("w", "m")),

@@ -22,6 +22,8 @@ def worsens(bench: Bench, claim: Claim) -> Checked:
     s = claim.settings
 
     def work(seed: int) -> Both:
+        runs = nets.trained(bench, claim, seed)[: len(s["nets"])]
+
         def descent(counts: list[int]) -> list[Row]:
             return trajectory(
                 bench, loss="ce", counts=counts, method=s["method"], ridge=0.0, seed=seed,
@@ -34,7 +36,6 @@ def worsens(bench: Bench, claim: Claim) -> Checked:
 
         pairs = [pair(kind, s["classes"]) for kind in s["imbalances"]]
         two = pair(s["imbalances"][-1], 2)
-        runs = nets.trained(bench, claim, seed)[: len(s["nets"])]
         numbers = {f"rise_{part}": pairs[-1][0][-1][part] - pairs[-1][1][-1][part] for part in PARTS}
         numbers |= {f"net_rise_{part}": runs[-1][f"{part}_seli"] - runs[0][f"{part}_seli"] for part in PARTS}
         numbers["control_two_classes"] = max(two[0][-1][part] - two[1][-1][part] for part in PARTS)
@@ -53,6 +54,8 @@ def rates(bench: Bench, claim: Claim) -> Checked:
     skewed, even = (counts_of(kind, classes=s["classes"], least=s["least"]) for kind in (s["skewed"], s["even"]))
 
     def work(seed: int) -> Both:
+        runs = nets.trained(bench, claim, seed)
+
         def descent(counts: list[int], name: str, ridge: float) -> list[Row]:
             rows = trajectory(
                 bench, loss="ce", counts=counts, method=s["methods"][name], ridge=ridge, seed=seed,
@@ -71,7 +74,6 @@ def rates(bench: Bench, claim: Claim) -> Checked:
         ]
         free = [row for row in slopes if row["counts"] == "skewed" and not row["ridge"]]
         balanced = [row for row in slopes if row["counts"] == "even" and not row["ridge"]]
-        runs = nets.trained(bench, claim, seed)
         net = [{"name": run["net"], **{f"slope_{part}": nets.slope(run, part) for part in PARTS}} for run in runs]
         numbers = {
             "falls": max(row[f"slope_{part}"] for row in free for part in PARTS),
