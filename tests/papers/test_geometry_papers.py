@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from deltagram.data.imbalance import long_tail_counts
+from deltagram.data.packages import TextClassification, Texts
 from deltagram.errors import ExtraError
 from deltagram.geometry.nonconvex import margin_search
 from deltagram.geometry.problem import Problem
 from deltagram.geometry.step import Step
-from deltagram.papers import imagesets, nets
+from deltagram.papers import ceparam_texts, imagesets, nets
 from deltagram.papers.bench import FAST, Bench
 from deltagram.papers.ceparam_search import apart
 from deltagram.papers.claims import Claim, claims
@@ -20,6 +21,8 @@ from deltagram.papers.imagesets import ImageSet
 from deltagram.papers.points import counts_of, loss_of, slope
 from deltagram.papers.reproduce import NOT_RUN, PAPERS, judged
 from deltagram.training.losses import Loss, objective
+from tinybench import TASK, mood, texts
+from tinybench import bench as tiny_bench
 
 SOURCES = {"seli": "arXiv 2208.05512, ", "ce-parameterizations": "arXiv 2303.07608, "}
 ALL = [(paper, name) for paper in SOURCES for name in claims(paper)]
@@ -181,6 +184,28 @@ def test_networks_and_free_features_have_the_same_loss(name: str) -> None:
     logits = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
     label = torch.arange(20) % 4
     torch.testing.assert_close(made(logits, label), mine(logits, label))
+
+
+def test_texts_are_told_beforehand_what_a_shift_gives(tmp_path: Path) -> None:
+    """A tiny encoder on texts of 8 to 1: shifts against plain arithmetic, and what is missing is said."""
+    made = tiny_bench(tmp_path)
+    plain = texts(60, seed=1)
+    few = [i for i, label in enumerate(plain.label) if label != 0 or i % 8 == 0]
+    skewed = Texts(tuple(plain.text[i] for i in few), tuple(plain.label[i] for i in few))
+    data = TextClassification(name="mood", classes=mood().classes, train=skewed, test=texts(80, seed=2))
+    task = replace(TASK, name="skewed", packaged=lambda: data, held=6, epochs=3)
+    rows = ceparam_texts.texts(made, seed=0, task=task, losses=("ce", "ldt-weights"))
+    assert [row["loss"] for row in rows] == ["ce", "ldt-weights"]
+    for row in rows:
+        assert sum(row["counts"]) == len(skewed) - 6
+        for name in ("as_it_is", "fitted_shift", "fitted_tau", "log_prior", "said_as_it_is", "said_shift"):
+            assert 0 <= row[name] <= 1
+
+    def missing() -> TextClassification:
+        raise ExtraError("R8", "package p is not installed")
+
+    said = ceparam_texts.texts(made, seed=0, task=replace(task, name="other", packaged=missing))
+    assert said == [{"texts": "other", "not_run": "R8: package p is not installed"}]
 
 
 def test_counts_told_the_wrong_way_round(bench: Bench) -> None:

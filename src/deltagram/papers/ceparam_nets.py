@@ -4,6 +4,7 @@ from typing import Any
 
 from deltagram.papers import nets
 from deltagram.papers.bench import Bench
+from deltagram.papers.ceparam_texts import texts
 from deltagram.papers.claims import Claim
 from deltagram.papers.measured import Checked, Numbers, averaged
 
@@ -23,7 +24,7 @@ def accuracy(bench: Bench, claim: Claim) -> Checked:
         images, kind = s["net"]
         wrong = nets.run(bench, images, kind, loss="ldt-weights", seed=seed, told_wrong=True)
         by_loss = {loss: found[images, kind, loss] for loss in s["losses"]}
-        plain = by_loss["ce"]
+        plain, beside = by_loss["ce"], texts(bench, seed=seed) if bench.scale.full else []
         return {
             **{
                 f"gain_{loss.replace('-', '_')}": by_loss[loss]["balanced"] - plain["balanced"]
@@ -35,6 +36,6 @@ def accuracy(bench: Bench, claim: Claim) -> Checked:
             "additive_w": min(by_loss[loss]["w_etf"] - by_loss[loss]["w_seli"] for loss in ("weighted", "la")),
             "multiplied_w": min(by_loss[loss]["w_seli"] - by_loss[loss]["w_limit"] for loss in ("cdt", "ldt")),
             "control_wrong_counts": wrong["balanced"] - plain["balanced"],
-        }, [*found.values(), wrong]  # fmt: skip
+        }, [*found.values(), wrong, *beside]  # fmt: skip
 
     return averaged(bench, work)
