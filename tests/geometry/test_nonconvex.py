@@ -53,12 +53,15 @@ def test_the_gradient_is_that_of_the_lagrangian() -> None:
     search = _Search(problem=problem, labels=np.arange(3), mass=problem.counts, dim=2)
     at, multipliers = rng.standard_normal(12), rng.random((3, 3))
     np.fill_diagonal(multipliers, 0.0)
+    penalty = np.full((3, 3), 5.0)
     step = 1e-6
     numeric = [
-        (search.value(at + step * e, multipliers, 5.0)[0] - search.value(at - step * e, multipliers, 5.0)[0]) / step / 2
+        (search.value(at + step * e, multipliers, penalty)[0] - search.value(at - step * e, multipliers, penalty)[0])
+        / step
+        / 2
         for e in np.eye(12)
     ]
-    assert search.value(at, multipliers, 5.0)[1] == pytest.approx(numeric, abs=1e-7)
+    assert search.value(at, multipliers, penalty)[1] == pytest.approx(numeric, abs=1e-7)
 
 
 def test_what_cannot_be_searched_is_refused() -> None:

@@ -17,7 +17,9 @@ from deltagram.geometry.matrix import Matrix
 from deltagram.geometry.problem import Problem
 from deltagram.seeds import key
 
-_NEWTON = 20  # steps a round at most
+_STIFFEST = 1000.0  # of the last one
+_NEWTON = 40  # steps a round at most
+_SHARES = 0.5 ** np.arange(8)  # of a step that are tried
 _SMALL = 1e-10  # a relative gradient that needs no further step
 _ROUNDS = 60  # updates of the multipliers at most
 _STIFFNESS = 10.0  # of the first penalty, in sizes of the multipliers
@@ -111,15 +113,15 @@ class _Search:
         found[rows, self.labels] = 1.0
         return found
 
-    def value(self, flat: F64, multipliers: F64, penalty: float) -> tuple[float, F64]:
+    def value(self, flat: F64, multipliers: F64, penalty: F64) -> tuple[float, F64]:
         """The augmented Lagrangian and its gradient."""
         w, h = self.split(flat)
         pull = self.pull(flat, multipliers, penalty)
-        value = float(np.vdot(flat, flat)) / 2 + float((pull**2 - multipliers**2).sum()) / (2 * penalty)
+        value = float(np.vdot(flat, flat)) / 2 + float(((pull**2 - multipliers**2) / penalty).sum()) / 2
         slope, root = self.slope(pull), np.sqrt(self.mass)[:, None]
         return value, np.concatenate([(w + slope.T @ h).ravel(), (root * h + slope @ w / root).ravel()])
 
-    def pull(self, flat: F64, multipliers: F64, penalty: float) -> F64:
+    def pull(self, flat: F64, multipliers: F64, penalty: F64) -> F64:
         """What each margin pulls with, (sample, class)."""
         found = np.maximum(0.0, multipliers + penalty * (1 - self.margins(*self.split(flat))))
         found[np.arange(len(self.labels)), self.labels] = 0.0
@@ -132,7 +134,7 @@ class _Search:
         scaled: F64 = found * self.problem.class_scale
         return scaled
 
-    def curvature(self, flat: F64, multipliers: F64, penalty: float) -> LinearOperator:
+    def curvature(self, flat: F64, multipliers: F64, penalty: F64) -> LinearOperator:
         """The Hessian there, of the margins that pull."""
         (w, h), root = self.split(flat), np.sqrt(self.mass)[:, None]
         pull = self.pull(flat, multipliers, penalty)
@@ -149,7 +151,7 @@ class _Search:
 
         return LinearOperator((flat.size, flat.size), matvec=times, dtype=np.float64)
 
-    def minimum(self, at: F64, multipliers: F64, penalty: float) -> tuple[F64, F64]:
+    def minimum(self, at: F64, multipliers: F64, penalty: F64) -> tuple[F64, F64]:
         """The least of the augmented Lagrangian near `at`, and its gradient: quasi-Newton, then Newton steps."""
         options = {"maxiter": 3000, "maxcor": 30, "ftol": 1e-13, "gtol": 1e-9, "maxfun": 6000}
         found = minimize(self.value, at, args=(multipliers, penalty), jac=True, method="L-BFGS-B", options=options)
@@ -158,23 +160,28 @@ class _Search:
             if np.linalg.norm(gradient) <= _SMALL * np.linalg.norm(at):
                 break
             step = minres(self.curvature(at, multipliers, penalty), -gradient, rtol=1e-3, maxiter=1000)[0]
-            there = self.value(at + step, multipliers, penalty)[1]
-            if not np.linalg.norm(there) < np.linalg.norm(gradient):
+            for share in _SHARES:  # margins begin and cease to pull on the way
+                there = self.value(at + share * step, multipliers, penalty)[1]
+                if np.linalg.norm(there) < (1 - share / 4) * np.linalg.norm(gradient):
+                    break
+            else:
                 break
-            at, gradient = at + step, there
+            at, gradient = at + share * step, there
         return at, gradient
 
-    def _pull(self) -> float:
-        """The size of the multipliers; a penalty far below it lets everything shrink to the saddle at zero."""
-        p = self.problem
-        return float(np.sqrt(self.mass.max()) / (p.class_scale.min() * p.label_scale.min()))
+    def size(self) -> F64:
+        """The size of each multiplier, (sample, class); penalties far below let all shrink to the saddle at zero."""
+        by = np.sqrt(self.mass) / self.problem.label_scale[self.labels]
+        found: F64 = by[:, None] / self.problem.class_scale
+        return found
 
     def descend(self, at: F64, tolerance: float) -> Found:
         """Rounds of minimising and of updating the multipliers."""
         multipliers = np.zeros((len(self.labels), self.problem.classes))
-        penalty, before = _STIFFNESS * self._pull(), np.inf
+        size, stiffness, before = self.size(), _STIFFNESS, np.inf
         rounds, residual, violation = 0, np.inf, np.inf
         while rounds < _ROUNDS and residual > tolerance:
+            penalty = stiffness * size
             at, gradient = self.minimum(at, multipliers, penalty)
             rounds += 1
             short = 1 - self.margins(*self.split(at))
@@ -183,7 +190,8 @@ class _Search:
             slack = float(np.abs(np.maximum(short, -multipliers / penalty)).max())
             residual = max(slack, _FLAT * float(np.linalg.norm(gradient) / np.linalg.norm(at)))
             multipliers = np.maximum(0.0, multipliers + penalty * short)
-            penalty *= _STIFFER if slack > max(before / 2, tolerance) else 1.0
+            if slack > max(before / 2, tolerance):
+                stiffness = min(stiffness * _STIFFER, _STIFFEST)
             before = slack
         if not residual <= max(tolerance, _NEAR):
             fix = "start from another seed, or take more dimensions"

@@ -80,7 +80,6 @@ def formulas(bench: Bench, claim: Claim) -> Checked:
     cases = [
         (k, rho, ratio, gamma, loss)
         for k, rho in s["sizes"] for ratio in s["ratios"] for gamma in s["gammas"] for loss in SCALES
-        if ratio ** abs(gamma) <= s["widest"]
     ]  # fmt: skip
 
     def work(seed: int) -> Both:
