@@ -208,6 +208,29 @@ def test_texts_are_told_beforehand_what_a_shift_gives(tmp_path: Path) -> None:
     assert said == [{"texts": "other", "not_run": "R8: package p is not installed"}]
 
 
+def test_the_full_scale_runs_what_only_it_runs(bench: Bench) -> None:
+    """Other methods, other images and texts that are not here: three seeds would be three times this one."""
+    full = replace(bench, scale=replace(bench.scale, name="full"))
+    claim = tiny("seli", "S5")
+    claim = replace(claim, settings={**claim.settings, "full_nets": [["blobs", "long-tail:4"]]})
+    rows = judged(full, claim, PAPERS["seli"]["S5"]).numbers["rows"]
+    named = [
+        row["name"]
+        for row in rows
+        if "step4" in row["name"] or "longtail4" in row["name"] or "long-tail4" in row["name"]
+    ]
+    assert [name.split("seed0")[1] for name in named] == ["", "", "-sgd-no-decay", "-adamw"]
+
+
+def test_a_measurement_that_was_interrupted_does_not_train_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    before = nets.run(bench, "blobs", "step:4", loss="ce", seed=0)
+    (bench.folder / f"{before['net']}.geometry.json").unlink()
+    monkeypatch.setattr(nets, "train", None)
+    assert nets.run(bench, "blobs", "step:4", loss="ce", seed=0) == before
+
+
 def test_counts_told_the_wrong_way_round(bench: Bench) -> None:
     data = nets._images(bench.images["blobs"], "long-tail:4:32", 0)
     net = nets.Net(images="blobs", imbalance="long-tail:4", loss="ldt-weights", epochs=1, seed=0, told_wrong=True)

@@ -30,6 +30,11 @@ SGD: Final[Mapping[str, Any]] = {
     "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 64,
     "schedule": "step", "warmup": 0.0, "clip": 0.0,
 }  # fmt: skip
+METHODS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "sgd": SGD,
+    "sgd-no-decay": {**SGD, "weight_decay": 0.0},
+    "adamw": {**SGD, "optimizer": "adamw", "learning_rate": 1e-3},
+}
 LOSSES: Final[Mapping[str, Mapping[str, Any]]] = {  # what `jobs.train` is told
     "ce": {},
     "weighted": {"class_weight": "balanced"},
@@ -45,21 +50,21 @@ _AT_ONCE: Final = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Net:
-    """A training: images, "step:R" or "long-tail:R", the loss, and whether it is told the counts of other classes."""
+    """A training: images, "step:R" or "long-tail:R", the loss, the method, and whether it is told the wrong counts."""
 
     images: str
     imbalance: str
     loss: str
     epochs: int
     seed: int
+    method: str = "sgd"
     told_wrong: bool = False
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        wrong = "-wrong-counts" if self.told_wrong else ""
-        kind = self.imbalance.replace(":", "")
-        return f"{self.images}-{kind}-{self.loss}{wrong}-{self.epochs}epochs-seed{self.seed}"
+        parts = [self.images, self.imbalance.replace(":", ""), self.loss, f"{self.epochs}epochs", f"seed{self.seed}"]
+        return "-".join([*parts, *([self.method] * (self.method != "sgd")), *(["wrong-counts"] * self.told_wrong)])
 
 
 def trained(bench: Bench, claim: Claim, seed: int) -> list[Row]:
@@ -68,10 +73,12 @@ def trained(bench: Bench, claim: Claim, seed: int) -> list[Row]:
     return [run(bench, images, kind, loss="ce", seed=seed) for images, kind in chosen]
 
 
-def run(bench: Bench, images: str, imbalance: str, *, loss: str, seed: int, told_wrong: bool = False) -> Row:
+def run(
+    bench: Bench, images: str, imbalance: str, *, loss: str, seed: int, method: str = "sgd", told_wrong: bool = False
+) -> Row:  # fmt: skip
     """Train a network, or find it trained; numbers as `measured` gives them."""
     net = Net(
-        images=images, imbalance=imbalance, loss=loss, epochs=bench.scale.image_epochs, seed=seed,
+        images=images, imbalance=imbalance, loss=loss, epochs=bench.scale.image_epochs, seed=seed, method=method,
         told_wrong=told_wrong,
     )  # fmt: skip
     given = bench.image_set(images)
@@ -86,13 +93,17 @@ def run(bench: Bench, images: str, imbalance: str, *, loss: str, seed: int, told
             "convnet", given.source, out, task="images", split="train", imbalance=kind, eval_data=given.source,
             eval_split="test", epochs=net.epochs, geometry=watched, seed=seed, last_relu=True,
             resume=out.with_name(f"{out.name}.training").exists(), force=True, progress=bench.progress,
-            **{**SGD, **_loss_settings(net, data)},
+            **{**METHODS[method], **_loss_settings(net, data)},
         )  # fmt: skip
-        return measured(out, data, net, recall=record.numbers["recall"]) | {"trajectory": _trajectory(watched, net)}
+        return {"recall": record.numbers["recall"], "trajectory": _trajectory(watched, net)}
 
-    made_from = {"net": asdict(net), "data": data.digest(), "settings": dict(SGD)}
-    numbers = once(out, work, made_from=made_from, progress=bench.progress)
-    return {"net": net.name, **asdict(net), **numbers}
+    made_from = {"net": asdict(net), "data": data.digest(), "settings": dict(METHODS[method])}
+    made = once(out, work, made_from=made_from, progress=bench.progress)
+    found = once(
+        out, lambda: measured(out, data, net, recall=made["recall"]), made_from=made_from, measured="geometry",
+        progress=bench.progress,
+    )  # fmt: skip
+    return {"net": net.name, **asdict(net), **found, "trajectory": made["trajectory"]}
 
 
 def _images(given: ImageSet, imbalance: str, seed: int) -> Images:

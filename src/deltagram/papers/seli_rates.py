@@ -54,7 +54,10 @@ def rates(bench: Bench, claim: Claim) -> Checked:
     skewed, even = (counts_of(kind, classes=s["classes"], least=s["least"]) for kind in (s["skewed"], s["even"]))
 
     def work(seed: int) -> Both:
-        runs = nets.trained(bench, claim, seed)
+        runs = nets.trained(bench, claim, seed) + [
+            nets.run(bench, *s["nets"][-1], loss="ce", seed=seed, method=method)
+            for method in (s["full_methods"] if bench.scale.full else ())
+        ]
 
         def descent(counts: list[int], name: str, ridge: float) -> list[Row]:
             rows = trajectory(
