@@ -18,8 +18,8 @@ import torch
 from deltagram.data.scores import ClassScores
 from deltagram.geometry.collapse import cdnv, nc1
 from deltagram.geometry.moments import ClassMoments
+from deltagram.geometry.predict import etf
 from deltagram.geometry.symmetry import Vectors, alignment, apart, frame, self_duality
-from deltagram.geometry.targets import simplex
 from measure import Row, median, options, rounds, seconds, shown, table
 
 BATCH, WIDTH, BATCHES = 2048, 768, 8
@@ -105,7 +105,7 @@ def frames(*, runs: int) -> list[Row]:
     classes = 32_000
     means = rng.standard_normal((classes, WIDTH))
     weights = rng.standard_normal((classes, WIDTH)).astype(np.float32)
-    there, etf = np.arange(classes), simplex(np.ones(classes)).means
+    there, simplex = np.arange(classes), etf(classes).means
 
     def vectors() -> tuple[Vectors, Vectors]:
         return (Vectors(rows=weights, there=there, centre=np.zeros(WIDTH)),
@@ -114,14 +114,14 @@ def frames(*, runs: int) -> list[Row]:
     def errors() -> None:
         w, m = vectors()
         for one, other in ((w, w), (m, m), (w, m)):
-            apart(one, other, etf)
+            apart(one, other, simplex)
         self_duality(w, m)
         alignment(w, m)
 
     def all_of_it() -> None:
         w, m = vectors()
-        frame(w, etf), frame(m, etf)
-        apart(w, m, etf)
+        frame(w, simplex), frame(m, simplex)
+        apart(w, m, simplex)
         self_duality(w, m)
         alignment(w, m)
 

@@ -23,6 +23,8 @@ PAGES = [
     "docs/training.md",
     "docs/losses.md",
     "docs/measuring.md",
+    "docs/predicting.md",
+    "docs/diagnosing.md",
     "docs/selection.md",
     "docs/papers.md",
     "CONTRIBUTING.md",

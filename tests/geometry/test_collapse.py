@@ -19,8 +19,8 @@ from deltagram.geometry.gram import Geometry
 from deltagram.geometry.matrix import Matrix
 from deltagram.geometry.moments import ClassMoments
 from deltagram.geometry.nearest import decisions
+from deltagram.geometry.predict import TARGETS, etf, orthogonal_frame
 from deltagram.geometry.symmetry import Vectors, apart, frame, grams_apart, group_cosine, self_duality
-from deltagram.geometry.targets import TARGETS, orthogonal, simplex
 
 F64 = NDArray[np.float64]
 COUNTS = (60, 30, 12, 5, 2)
@@ -190,7 +190,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 @pytest.mark.parametrize("classes", [2, 30])
 def test_frames_are_the_loop_over_pairs(path: str, classes: int) -> None:
     rows = np.random.default_rng(classes).standard_normal((classes, 9)) + 1
-    found, expected = frame(of(rows), simplex(np.ones(classes)).means), slow_frame(rows)
+    found, expected = frame(of(rows), etf(classes).means), slow_frame(rows)
     if path == "thin":
         assert (found.cosine_min, found.cosine_max) == (None, None)
         expected = {name: value for name, value in expected.items() if name not in ("cosine_min", "cosine_max")}
@@ -201,7 +201,7 @@ def test_frames_are_the_loop_over_pairs(path: str, classes: int) -> None:
 def test_blocks_of_pairs_are_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.random.default_rng(1).standard_normal((30, 9))
     monkeypatch.setattr(symmetry, "_BLOCK", 7)
-    found, expected = frame(of(rows), simplex(np.ones(30)).means), slow_frame(rows)
+    found, expected = frame(of(rows), etf(30).means), slow_frame(rows)
     for name, value in expected.items():
         assert getattr(found, name) == pytest.approx(value, rel=1e-12, abs=1e-12), name
 
@@ -217,7 +217,7 @@ def test_duality_and_distances_are_the_dense_ones(path: str) -> None:
     dense = Matrix.of_dense(rng.standard_normal((25, 25)))
     assert self_duality(of(w), shifted) == pytest.approx(np.linalg.norm(unit(w) - unit(m)), rel=1e-12)
     assert grams_apart(of(w), shifted) == pytest.approx(np.linalg.norm(unit(w @ w.T) - unit(m @ m.T)), rel=1e-9)
-    for target in (dense, simplex(np.ones(25)).means, orthogonal(np.ones(25)).means):
+    for target in (dense, etf(25).means, orthogonal_frame(25).means):
         expected = np.linalg.norm(unit(w @ m.T) - unit(target.dense()))
         assert apart(of(w), shifted, target) == pytest.approx(expected, rel=1e-9)
     directions = w / np.linalg.norm(w, axis=1)[:, None]
@@ -228,7 +228,7 @@ def test_duality_and_distances_are_the_dense_ones(path: str) -> None:
 
 def test_a_zero_vector_takes_no_part_in_angles(path: str) -> None:
     rows = np.vstack([np.eye(4), np.zeros((1, 4))])
-    found = frame(of(rows), simplex(np.ones(5)).means)
+    found = frame(of(rows), etf(5).means)
     assert found.cosine_mean == pytest.approx(0, abs=1e-12)
     assert math.isnan(symmetry.alignment(of(rows), of(rows))[4])
 
@@ -252,7 +252,7 @@ def test_a_simplex_frame_is_one_and_an_orthogonal_frame_is_the_other() -> None:
     assert found.against["orthogonal-frame"].means == pytest.approx(apart_by, rel=1e-12)
     np.testing.assert_allclose(found.classes.alignment, 1, rtol=1e-12)
     plain = measure.collapse(ClassMoments.of(np.eye(8), np.arange(8)), centring="none",
-                             against=[orthogonal(np.ones(8))])  # fmt: skip
+                             against=[orthogonal_frame(8)])  # fmt: skip
     assert plain.against["orthogonal-frame"].means < small
 
 
@@ -366,7 +366,7 @@ def test_classifiers_that_do_not_fit_are_refused(given: dict, says: str) -> None
 def test_a_geometry_of_other_classes_is_refused() -> None:
     x, y = sample()
     with pytest.raises(SettingError, match="against: etf has 4 classes, expected the 5 that occur"):
-        measure.collapse(moments(x, y), against=[simplex(np.ones(4))])
+        measure.collapse(moments(x, y), against=[etf(4)])
 
 
 def test_equal_means_have_no_nc1() -> None:
@@ -387,14 +387,14 @@ def test_many_classes_take_no_class_by_class_matrix() -> None:
     rng = np.random.default_rng(0)
     classes = 9000
     w, m = rng.standard_normal((2, classes, 16))
-    etf = simplex(np.ones(classes)).means
+    simplex = etf(classes).means
     tracemalloc.start()
     one, other = of(w), of(m, m.mean(0))
     for vectors in (one, other):
-        frame(vectors, etf)
+        frame(vectors, simplex)
     self_duality(one, other)
     grams_apart(one, other)
-    apart(one, other, etf)
+    apart(one, other, simplex)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * w.nbytes

@@ -45,7 +45,7 @@ BAD: Mapping[str, tuple[Callable[[], Any], str]] = {
     "bias with scales": (
         lambda: margin_program(Problem.of([2, 3], class_scale=[1, 2]), free_bias=True), "with class or label scales",
     ),
-    "sizes": (lambda: compare(predict.etf(3), predict.etf(4)), "has 3 classes, ETF has 4"),
+    "sizes": (lambda: compare(predict.etf(3), predict.etf(4)), "etf has 3 classes, etf has 4"),
     "parts": (
         lambda: Geometry(name="x", means=Matrix.of_vectors(np.eye(2)), counts=np.ones(3)), "parts of .2, 3. classes",
     ),

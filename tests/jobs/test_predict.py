@@ -6,20 +6,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from deltagram import losses
 from deltagram.cli import app
 from deltagram.errors import DeltagramError, OutputError, SettingError
 from deltagram.geometry import Geometry, compare
 from deltagram.geometry import predict as closed
 from deltagram.jobs import predict
+from deltagram.jobs.lossproblem import problem_of
 
 COUNTS = [40, 40, 4, 4]
 
 
 def test_it_predicts_seli_with_a_certificate() -> None:
     found = predict(COUNTS).numbers
-    assert found["name"] == "SELI"
+    assert found["name"] == "seli"
     assert found["certificate"]["holds"]
     assert found["distance"]["seli"]["classifiers"] < 1e-12
     assert found["distance"]["etf"]["classifiers"] > 0.1
@@ -29,6 +32,8 @@ def test_it_predicts_seli_with_a_certificate() -> None:
 @pytest.mark.parametrize(
     ("told", "scales"),
     [
+        ({"loss": "cdt"}, {"class_scale": [np.sqrt(10), np.sqrt(10), 1, 1]}),
+        ({"loss": "vs"}, {"class_scale": [10**0.3, 10**0.3, 1, 1]}),
         ({"loss": "cdt", "gamma": 0.5}, {"class_scale": [np.sqrt(10), np.sqrt(10), 1, 1]}),
         ({"loss": "ldt", "label_scale": [2, 2, 1, 1]}, {"label_scale": [2, 2, 1, 1]}),
         ({"loss": "vs", "gamma": 0.3, "tau": 2.0}, {"class_scale": [10**0.3, 10**0.3, 1, 1]}),
@@ -55,6 +60,26 @@ def test_at_a_ridge_offsets_and_weights_count() -> None:
         assert abs(found["optimality"]["gap"]) < 1e-10
 
 
+@pytest.mark.parametrize("loss", ["ce", "la", "cdt", "ldt", "vs"])
+def test_the_problem_is_the_loss_of_that_name(loss: str) -> None:
+    """At a ridge every constant counts: the gradient of torch's loss is that of the problem."""
+    made = {
+        "ce": losses.CrossEntropy,
+        "la": losses.LogitAdjusted,
+        "cdt": losses.CDT,
+        "ldt": losses.LDT,
+        "vs": losses.VS,
+    }
+    counts = [40, 9, 4]
+    problem = problem_of(counts, loss=loss)
+    logits = torch.randn(12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(12) % 3
+    got = (made[loss](class_counts=counts) if loss == "ce" else made[loss](counts))(logits, labels)
+    s = problem.label_scale[labels][:, None] * problem.class_scale * logits.numpy() + problem.offset
+    own = s[np.arange(12), labels.numpy()]
+    assert float(got) == pytest.approx(float((np.log(np.exp(s).sum(1)) - own).mean()), rel=1e-6)
+
+
 def test_decays_make_the_ridge() -> None:
     found = predict(COUNTS, weight_decay=1e-3, feature_decay=1e-3).numbers
     assert found["ridge"] == pytest.approx(88e-3)
@@ -74,7 +99,6 @@ def test_tuning_tells_its_parameters_and_their_price() -> None:
         ({"loss": "focal"}, "loss: 'focal', expected ce, la, cdt, ldt, vs"),
         ({"gamma": 0.5}, "gamma: is not a parameter of ce"),
         ({"loss": "la", "label_scale": [1, 1, 1, 1]}, "label_scale: is not a parameter of la"),
-        ({"loss": "cdt"}, "cdt: has no multipliers; give gamma or class_scale"),
         ({"loss": "ldt", "gamma": 1.0, "label_scale": [1, 1, 1, 1]}, "gamma: together with scales"),
         ({"class_weight": "equal"}, "class_weight: 'equal', expected balanced"),
         ({"weight_decay": 1e-4}, "has no ridge of this theory"),
@@ -107,7 +131,7 @@ def test_the_command_prints_a_table_and_its_record(tmp_path: Path) -> None:
     (tmp_path / "n.json").write_text("[40, 40, 4, 4]")
     run = CliRunner().invoke(app, ["predict", "--counts", "40x2,4x2"])
     assert run.exit_code == 0, run.output
-    assert "SELI: 4 classes, 88 samples" in run.output
+    assert "seli: 4 classes, 88 samples" in run.output
     assert "all margins are active" in run.output
     from_file = CliRunner().invoke(app, ["predict", "--counts", str(tmp_path / "n.json"), "--json"])
     assert json.loads(from_file.output)["settings"]["counts"] == COUNTS

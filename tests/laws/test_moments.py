@@ -12,8 +12,8 @@ from deltagram.geometry import moments as module
 from deltagram.geometry import welford_numpy
 from deltagram.geometry.conventions import convention
 from deltagram.geometry.moments import SCATTERS, ClassMoments
+from deltagram.geometry.predict import etf
 from deltagram.geometry.symmetry import Vectors, frame
-from deltagram.geometry.targets import simplex
 
 F64 = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
@@ -259,4 +259,4 @@ def test_balanced_simplex_features_give_the_simplex_frame() -> None:
     x = np.eye(5) @ np.linalg.qr(np.random.default_rng(1).standard_normal((7, 7)))[0][:5]
     state = ClassMoments.of(np.vstack([x, x]), np.tile(np.arange(5), 2))
     vectors = Vectors(rows=state.means, there=state.there, centre=state.means.mean(0))
-    assert frame(vectors, simplex(np.ones(5)).means).etf_distance < 100 * EPS
+    assert frame(vectors, etf(5).means).etf_distance < 100 * EPS

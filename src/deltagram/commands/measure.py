@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deltagram import show
-from deltagram.commands.options import Device, Force, Json, MaxLength, emit
+from deltagram.commands.options import Device, Force, Json, MaxLength, emit, numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +27,10 @@ def measure(
         str | None, typer.Option(help="class_mean, sample_mean, none, or weights such as 1,2,2; by the weighting.")
     ] = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="Geometry to compare with (repeatable): etf, orthogonal-frame.")
+        list[str] | None, typer.Option(help="Geometry to compare with (repeatable): etf, orthogonal-frame, seli.")
+    ] = None,
+    class_counts: Annotated[
+        str | None, typer.Option(help="For seli: samples a class in training (500x5,50x5, or a file); as measured.")
     ] = None,
     power: Annotated[int, typer.Option(help="Power of the distance in CDNV: 2 or 4.")] = 2,
     text: Annotated[str, typer.Option(help="Column of the texts.")] = "text",
@@ -45,7 +48,9 @@ def measure(
     with show.progress(quiet=json) as bar:
         record = jobs.measure(
             source if data is None else hub.locate(source), data, classes=classes, weighting=weighting,
-            centring=_centring(centring), against=against or ("etf",), power=power, text=text, label=label,
+            centring=_centring(centring), against=against or ("etf",),
+            class_counts=None if class_counts is None else numbers("--class-counts", class_counts), power=power,
+            text=text, label=label,
             split=split, max_length=max_length, device=device, out=out, force=force, progress=bar,
         )  # fmt: skip
     emit(record, show_measure, json=json)

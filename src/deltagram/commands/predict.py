@@ -20,7 +20,7 @@ def predict(
         str, typer.Option(help="Samples a class: 500,500,50 or 500x5,50x5, or a .json or .txt file of numbers.")
     ],
     loss: Annotated[str, typer.Option(help="ce, la, cdt, ldt or vs.")] = "ce",
-    gamma: Annotated[float | None, typer.Option(help="cdt, ldt, vs: multipliers n^gamma, scaled to the sum k.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Multipliers n^gamma: cdt, ldt (default .5), vs (.3).")] = None,
     tau: Annotated[float | None, typer.Option(help="la, vs: offset tau log(prior) on the logits (default 1).")] = None,
     class_scale: Annotated[str | None, typer.Option(help="cdt, vs: a multiplier a class, as --counts.")] = None,
     label_scale: Annotated[str | None, typer.Option(help="ldt, vs: a multiplier a label, as --counts.")] = None,
@@ -67,7 +67,7 @@ def show_predict(record: "Record") -> None:
     page.print()
     for name, far in n["distance"].items():
         parts = ", ".join(f"{part} {value:.3f}" for part, value in far.items() if value is not None)
-        page.print(f"distance to {name.upper()}: {parts}")
+        page.print(f"distance to {name}: {parts}")
     page.print("(Frobenius distance of Gram matrices of norm 1: 0 equal, 1.414 orthogonal)")
     _proof(n)
     for name, text in n["conventions"].items():

@@ -97,6 +97,8 @@ def _mnist_5k(split: str | None) -> Images:
 
 
 def _of_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    if not zipfile.is_zipfile(path):  # NumPy would leave it open
+        raise _unreadable(path, "no zip file")
     try:
         with np.load(path, allow_pickle=False) as held:
             for name in (_IMAGES, _LABELS):
@@ -122,7 +124,7 @@ def _of_npy(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     return loaded[0], loaded[1]
 
 
-def _unreadable(path: Path, fault: Exception) -> SettingError:
+def _unreadable(path: Path, fault: Exception | str) -> SettingError:
     reason = " ".join(str(fault).split())[:200]
     return SettingError(str(path), f"is no file of arrays that NumPy reads ({reason})", expected=".npz or .npy")
 

@@ -14,6 +14,7 @@ from deltagram.geometry.conventions import Convention, convention
 from deltagram.geometry.gram import Comparison, Geometry
 from deltagram.geometry.moments import ClassMoments, classes_text, occurring
 from deltagram.geometry.nearest import Decisions, decisions
+from deltagram.geometry.predict import etf
 from deltagram.geometry.samples import I64, class_numbers, classifier_weights
 from deltagram.geometry.symmetry import (
     PAIRS,
@@ -26,7 +27,6 @@ from deltagram.geometry.symmetry import (
     group_cosine,
     self_duality,
 )
-from deltagram.geometry.targets import simplex
 
 __all__ = ["ClassMoments", "Classes", "Collapse", "Minority", "collapse", "collapse_of"]
 
@@ -130,10 +130,10 @@ def collapse(
     if classifier is not None:
         rows = classifier_weights(classifier, classes=moments.classes, width=moments.features)
         w = Vectors(rows=rows, there=there, centre=np.zeros(moments.features))
-    etf = simplex(counts[there]).means
+    balanced = etf(len(there)).means
     return Collapse(
         samples=int(moments.counts.sum()), **_spread(moments, how, means, power),
-        means=frame(means, etf), classifiers=None if w is None else frame(w, etf),
+        means=frame(means, balanced), classifiers=None if w is None else frame(w, balanced),
         self_duality=None if w is None else self_duality(w, means),
         gram_duality=None if w is None else grams_apart(w, means),
         agreement=None if decided is None else decided.agreement, minority=_minority(moments, means, w),

@@ -6,6 +6,7 @@ free one: `free_bias`). Where it does not: a ridge that does not vanish (`path`)
 non-negative features whose means are not re-centred, normalised features, label smoothing, mixup, squared loss.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,7 +47,7 @@ def cross_entropy(
     by_count = 1 / np.sqrt(problem.counts)
     plain = class_scale is None and label_scale is None
     return Geometry(
-        name=name or ("SELI" if plain else "cross-entropy"),
+        name=name or ("seli" if plain else "cross-entropy"),
         classifiers=solution.left_root(),
         means=solution.right_root().scaled(by_count, by_count),
         logits=solution.product().scaled(cols=by_count),
@@ -78,7 +79,7 @@ def margin_solution(problem: Problem) -> Projected:
 
 def seli(counts: ArrayLike, *, dim: int | None = None) -> Geometry:
     """Simplex-encoded-labels interpolation, Definition 2 of arXiv 2208.05512: plain cross-entropy under imbalance."""
-    return cross_entropy(counts, dim=dim, name="SELI")
+    return cross_entropy(counts, dim=dim, name="seli")
 
 
 def cdt(counts: ArrayLike, *, gamma: float, dim: int | None = None) -> Geometry:
@@ -92,19 +93,28 @@ def ldt(counts: ArrayLike, *, gamma: float, dim: int | None = None) -> Geometry:
 
 
 def etf(classes: int) -> Geometry:
-    """The simplex equiangular tight frame: SELI of equal counts.
+    """The simplex equiangular tight frame, `I - 1 1^T / k`: what balanced cross-entropy leads to.
+
+    Papyan, Han and Donoho, PNAS 117 (2020); SELI of equal counts.
 
     >>> etf(5).classifier_cosines()[0, 1].round(12)
     np.float64(-0.25)
     """
-    return cross_entropy(np.ones(_several(classes)), name="ETF")
+    k = _several(classes)
+    ones = np.ones((k, 1))
+    gram = Matrix(diagonal=np.ones(k), left=-ones / k, right=ones)
+    return Geometry(name="etf", classifiers=gram, means=gram, logits=gram, counts=np.ones(k))
 
 
 def orthogonal_frame(classes: int) -> Geometry:
-    """Orthogonal vectors of one norm, classifiers equal to means."""
+    """Orthogonal vectors of one norm, classifiers equal to means: where features are not negative, as after a ReLU.
+
+    Not centred: measure with centring "none".
+    """
     k = _several(classes)
-    eye = Matrix(diagonal=np.ones(k), left=np.zeros((k, 0)), right=np.zeros((k, 0)))
-    return Geometry(name="OF", classifiers=eye, means=eye, logits=eye, counts=np.ones(k))
+    none = np.zeros((k, 0))
+    eye = Matrix(diagonal=np.ones(k), left=none, right=none)
+    return Geometry(name="orthogonal-frame", classifiers=eye, means=eye, logits=eye, counts=np.ones(k))
 
 
 def _several(classes: int) -> int:
@@ -128,7 +138,7 @@ def free_bias(counts: ArrayLike, *, dim: int | None = None) -> tuple[Geometry, F
     product = solution.product()
     swapped = Matrix(diagonal=product.diagonal, left=product.right, right=product.left)
     geometry = Geometry(
-        name="SELI with a free bias",
+        name="seli with a free bias",
         classifiers=solution.right_root(),
         means=solution.left_root().scaled(by_count, by_count),
         logits=swapped.scaled(cols=by_count),
@@ -183,3 +193,11 @@ def certificate(
         block[at, at + start] = 0.0
         dual -= float((block / problem.class_scale[rows, None] * by_col).sum())
     return Certificate(primal=float(solution.left_root().entries().sum()), dual=dual, largest=largest)
+
+
+# Geometries that a measurement is held against, by name, from the counts of its classes.
+TARGETS: Final[Mapping[str, Callable[[F64], Geometry]]] = {
+    "etf": lambda counts: etf(len(counts)),
+    "orthogonal-frame": lambda counts: orthogonal_frame(len(counts)),
+    "seli": seli,
+}

@@ -9,6 +9,7 @@ from deltagram.errors import SettingError
 from deltagram.geometry.problem import Problem, scale_by_counts
 
 LOSSES: Final = ("ce", "la", "cdt", "ldt", "vs")
+_GAMMA: Final = {"cdt": 0.5, "ldt": 0.5, "vs": 0.3}  # what the losses of these names take unless told
 
 
 def problem_of(
@@ -23,8 +24,9 @@ def problem_of(
 ) -> Problem:
     """Counts and what a named loss sets: multipliers, offset and weights a class.
 
-    `gamma` makes multipliers `n^gamma` (`geometry.problem.scale_by_counts`), `tau` the offset `tau log(prior)`,
-    "balanced" the weights `sum(n) / (k n)`. Raises SettingError for a parameter that the loss does not have, or lacks.
+    `gamma` makes multipliers `n^gamma` (CDT, LDT: scaled to the sum k; VS: to the largest 1), `tau` the offset
+    `tau log(prior)`, "balanced" the weights `sum(n) / (k n)`; defaults are those of `deltagram.losses`. Raises
+    SettingError for a parameter that the loss does not have.
     """
     n = Problem.of(counts).counts
     has = {"ce": (), "la": ("tau",), "cdt": ("gamma", "class_scale"), "ldt": ("gamma", "label_scale")}
@@ -37,12 +39,14 @@ def problem_of(
             raise SettingError(name, f"is not a parameter of {loss}", expected=", ".join(has[loss]) or "none")
     if gamma is not None and (class_scale is not None or label_scale is not None) and loss != "vs":
         raise SettingError("gamma", "together with scales", expected="one of them")
-    if loss in ("cdt", "ldt") and gamma is None and class_scale is None and label_scale is None:
-        raise SettingError(loss, "has no multipliers", fix=f"give gamma or {has[loss][1]}")
+    if gamma is None and class_scale is None and label_scale is None:
+        gamma = _GAMMA.get(loss)
     if gamma is not None:
         by_counts = scale_by_counts(n, gamma)
         label_scale = by_counts if loss == "ldt" else label_scale
-        class_scale = by_counts if loss in ("cdt", "vs") and class_scale is None else class_scale
+        class_scale = by_counts if loss == "cdt" else class_scale
+        if loss == "vs" and class_scale is None:
+            class_scale = by_counts / by_counts.max()
     shift = tau if tau is not None else (1.0 if loss in ("la", "vs") else None)
     if isinstance(class_weight, str):
         if class_weight != "balanced":

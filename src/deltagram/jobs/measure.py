@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from deltagram.arrays import F64
 from deltagram.data.scores import ClassScores
 from deltagram.data.tables import class_index, read_table
 from deltagram.errors import SettingError
+from deltagram.geometry.gram import Geometry
 from deltagram.geometry.measure import Collapse, collapse, counted
-from deltagram.geometry.moments import ClassMoments
+from deltagram.geometry.moments import ClassMoments, occurring
 from deltagram.geometry.nearest import Decisions, decisions
+from deltagram.geometry.predict import TARGETS
+from deltagram.geometry.problem import Problem
 from deltagram.geometry.samples import I64, classifier_weights
-from deltagram.geometry.targets import TARGETS
 from deltagram.jobs.featurefile import SUFFIXES, read_features
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
@@ -46,6 +49,7 @@ def measure(
     weighting: str = "class",
     centring: str | Sequence[float] | None = None,
     against: Sequence[str] = ("etf",),
+    class_counts: ArrayLike | None = None,
     power: int = 2,
     text: str = "text",
     label: str = "label",
@@ -61,7 +65,8 @@ def measure(
     The file holds `features` (sample, feature) and `labels` (sample), perhaps `classifier` (class, feature) and `bias`
     (class). Of a classifier, features are the inputs of its last linear layer. `classes` counts classes of a file
     beyond its largest label. `weighting`, `centring` and `power` (of CDNV) as in `geometry.measure`; `against` are
-    names in `geometry.targets.TARGETS`. Writes the record to `out` if that is given, and nothing else.
+    names in `geometry.predict.TARGETS`, for the `class_counts` of training (default: those measured). Writes the record
+    to `out` if that is given, and nothing else.
 
     Raises SettingError, CheckpointError, OutputError or ExtraError; then nothing is written.
     """
@@ -82,10 +87,14 @@ def measure(
             source, table.text, table.label or (), str(data), weighting=weighting, max_length=max_length,
             device=device, progress=progress,
         )  # fmt: skip
-    numbers = _numbers(found, weighting=weighting, centring=centring, against=against, power=power)
+    counts = _counts(found.moments, class_counts)
+    numbers = _numbers(
+        found, weighting=weighting, centring=centring, targets=[TARGETS[name](counts) for name in against], power=power
+    )
     settings = {
         "source": str(source), "data": None if data is None else str(data), "classes": classes,
         "weighting": weighting, "centring": centring, "against": list(against), "power": power,
+        "class_counts": None if class_counts is None else counts.tolist(),
         "out": None if out is None else str(out),
     }  # fmt: skip
     record = Record(job="measure", settings=settings, numbers={**numbers, **meter.numbers()})
@@ -136,13 +145,24 @@ def _model(
         )
 
 
+def _counts(moments: ClassMoments, given: ArrayLike | None) -> F64:
+    """Samples in training of the classes that occur."""
+    there = occurring(moments)
+    if given is None:
+        return moments.counts[there].astype(np.float64)
+    counts = Problem.of(given).counts
+    if len(counts) != moments.classes:
+        raise SettingError("class_counts", f"{len(counts)} numbers", expected=f"{moments.classes}, one a class")
+    found: F64 = counts[there]
+    return found
+
+
 def _numbers(
-    found: _Measured, *, weighting: str, centring: str | Sequence[float] | None, against: Sequence[str], power: int
+    found: _Measured, *, weighting: str, centring: str | Sequence[float] | None, targets: Sequence[Geometry], power: int
 ) -> dict[str, Any]:
-    counts: F64 = found.moments.counts[found.moments.there].astype(np.float64)
     measured: Collapse = collapse(
         found.moments, classifier=found.classifier, decided=found.decided, weighting=weighting, centring=centring,
-        against=[TARGETS[name](counts) for name in against], power=power,
+        against=targets, power=power,
     )  # fmt: skip
     numbers = measured.numbers()
     if found.names:

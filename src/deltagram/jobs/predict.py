@@ -108,7 +108,7 @@ def _predicted(
     if ridge is None:
         settings = {"class_scale": problem.class_scale, "label_scale": problem.label_scale}
         plain = all(np.ptp(scale) == 0 for scale in scales)
-        name = "SELI" if plain else "cross-entropy with multipliers"
+        name = "seli" if plain else "cross-entropy with multipliers"
         geometry = closed.cross_entropy(problem.counts, **settings, dim=dim, name=name)
         if problem.classes > _CERTIFIED:
             return geometry, {}
@@ -123,12 +123,10 @@ def _described(geometry: Geometry, problem: Problem, ridge: float | None) -> dic
     """Rows by count, distances to the named geometries, and where classes merge."""
     merging = ridges.merges_from(problem)
     least = np.nanmin(merging) if np.isfinite(merging).any() else None
-    targets = {"etf": closed.etf(problem.classes), "of": closed.orthogonal_frame(problem.classes)}
-    targets["seli"] = closed.seli(problem.counts)
     return {
         "name": geometry.name, "classes": geometry.classes, "samples": float(geometry.counts.sum()),
         "conventions": dict(geometry.conventions), "rows": [asdict(row) for row in rows(geometry)],
-        "distance": {name: asdict(compare(geometry, target)) for name, target in targets.items()},
+        "distance": {name: asdict(compare(geometry, of(problem.counts))) for name, of in closed.TARGETS.items()},
         "merges_from": None if least is None else float(least),
         "merged": None if ridge is None else int((merging <= ridge).sum()),
     }  # fmt: skip

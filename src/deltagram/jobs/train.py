@@ -81,8 +81,9 @@ def train(
 
     `loss` with `gamma`, `tau`, `class_weight`, `label_smoothing` and `class_counts` (of the training labels, unless
     given) is one of `deltagram.losses`. `imbalance` is of `trainingdata.training_data`. `pull` "l2" or "l1" is AdamR
-    towards `model` with `strength`; heads, and whatever `model` does not have, are not pulled. `lora` is the rank of adapters, which
-    are written instead of a checkpoint, and pulled to their first values. All is trained and written in float32.
+    towards `model` with `strength`; heads, and whatever `model` does not have, are not pulled. `lora` is the rank of
+    adapters, which are written instead of a checkpoint, and pulled to their first values. All is trained and written in
+    float32.
     `geometry` is a file that gets a line a phase and epoch of `training.GeometryCallback`.
 
     The state is kept in the folder OUT.training every `save_every` steps, or at the end of each epoch, until the

@@ -102,7 +102,7 @@ class ParameterisedCrossEntropy(torch.nn.Module):
                 return self._cross_entropy(self._logits(wide, None), target, reduction, self.label_smoothing)
             if soft or self.label_smoothing:
                 return self._expected(wide, target, reduction, soft=soft)
-            scale = _cast(by_label, wide)[target.long().clamp(0, shape[axis] - 1)].unsqueeze(axis)
+            scale = _cast(by_label, wide).take(target.long().clamp(0, shape[axis] - 1)).unsqueeze(axis)
             return self._cross_entropy(self._logits(wide, scale), target, reduction)
         except IndexError:
             raise self._outside(target, shape[axis]) from None

@@ -10,7 +10,11 @@ from deltagram.training.metrics import PERPLEXITY
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """A table a variant, a row a way, a column a size; in a cell score, spread, share of the gain and its interval."""
+    """A table a variant, a row a way, a column a size; in a cell score, spread, share of the gain and its interval.
+
+    The spread is over masks, and left out where one was drawn; a dash stands where the fixed part of such a delta is
+    larger than the size.
+    """
     latest = {
         (record.settings["variant"], record.settings["way"], record.settings["size"]): record for record in records
     }
@@ -43,11 +47,12 @@ def _cell(record: Record | None) -> str:
         return ""
     numbers: Any = record.numbers
     if "refused" in numbers:
-        return "below the floor of its form"
+        return "-"
     score = _shown(record, numbers["score"])
     spread = numbers["score_spread"] * (score if record.settings["metric"] == PERPLEXITY else 1)
+    spread_shown = f" ± {spread:.3f}" if len(record.settings["masks"]) > 1 else ""
     interval = f"[{numbers['share_low']:.0%}, {numbers['share_high']:.0%}]"
-    return f"{score:.3f} ± {spread:.3f}, {numbers['share']:.0%} {interval}, {numbers['ratio']:.0f}x"
+    return f"{score:.3f}{spread_shown}, {numbers['share']:.0%} {interval}, {numbers['ratio']:.0f}x"
 
 
 def _shown(record: Record, score: float) -> float:

@@ -14,11 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["AdamR", "FixedClassifier", "GeometryCallback", "LogitAdjustedClassifier"]
 
 _PLACES = {
-    "AdamR": "optim",
-    "FixedClassifier": "heads",
-    "GeometryCallback": "callbacks",
-    "LogitAdjustedClassifier": "posthoc",
-}
+    "AdamR": "optim", "FixedClassifier": "heads", "GeometryCallback": "callbacks", "LogitAdjustedClassifier": "posthoc",
+}  # fmt: skip
 _EXTRAS = {"sklearn": "sklearn"}  # the extra of a package that is missing; others come with torch
 
 

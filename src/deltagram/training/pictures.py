@@ -43,7 +43,7 @@ class Pictures:
 
 @dataclass(frozen=True, kw_only=True)
 class _Built:
-    """A model, its classes, what makes its input, how it is written, and images it needs at once in training."""
+    """A model, its classes, what makes its input, and how it is written."""
 
     model: Any
     classes: tuple[str, ...]
@@ -74,7 +74,7 @@ def pictures(
     if len(set(data.label)) < 2:
         raise SettingError(data.source, f"has one class only ({data.label[0]!r})", expected="two classes or more")
 
-    def make(torch: Any, transformers: Any) -> Subject:  # noqa: ARG001 - the interface
+    def make(torch: Any, transformers: Any) -> Subject:
         if model == CONVNET:
             built = _convnet(data, last_relu=last_relu is not False, fixed=fixed_classifier, seed=seed)
         elif backbones.named(model):
@@ -89,11 +89,17 @@ def pictures(
 
         return Subject(
             model=built.model, task=made(data), held_out=None if held_out is None else made(held_out),
-            classes=built.classes, save=built.save, adapters=None, least=2,
+            classes=built.classes, save=built.save, adapters=None, least=_least(torch, built.model),
             told={"images": len(data), "image_shape": list(data.pixels.shape[1:])},
         )  # fmt: skip
 
     return make
+
+
+def _least(torch: Any, model: Any) -> int:
+    """Examples that the model needs at once in training."""
+    batch_norms = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+    return 2 if any(isinstance(module, batch_norms) for module in model.modules()) else 1
 
 
 def _check_alike(data: Images, images: Images) -> None:

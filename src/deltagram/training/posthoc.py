@@ -39,7 +39,7 @@ class LogitAdjustedClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator
 
     def fit(self, X: Any, y: Any) -> Self:  # noqa: N803 - scikit-learn's name
         """Train the classifier on all samples, and the shift on out-of-fold predictions."""
-        shape = getattr(y, "shape", ())
+        shape: tuple[int, ...] = getattr(y, "shape", ())
         if len(shape) == 2 and shape[1] > 1:
             raise ValueError("Multilabel and multioutput targets are not supported.")
         X, y = validate_data(self, X, y, accept_sparse="csr", ensure_min_samples=2)  # noqa: N806
