@@ -222,6 +222,19 @@ def test_the_full_scale_runs_what_only_it_runs(bench: Bench) -> None:
     assert [name.split("seed0")[1] for name in named] == ["", "", "-sgd-no-decay", "-adamw"]
 
 
+def test_other_gammas_and_texts_stand_beside(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deltagram.papers.ceparam_nets.texts", lambda *_, **__: [{"texts": "here"}])
+    claim = tiny("ce-parameterizations", "P5")
+    claim = replace(claim, settings={**claim.settings, "full_gammas": [1.0]})
+    full = replace(bench, scale=replace(bench.scale, name="full"))
+    rows = judged(full, claim, PAPERS["ce-parameterizations"]["P5"]).numbers["rows"]
+    assert rows[-1] == {"texts": "here"}
+    swept = [row for row in rows if row.get("gamma") == 1.0]
+    assert [row["loss"] for row in swept] == ["cdt", "ldt"]
+    assert all(row["w_limit"] != row["w_seli"] for row in swept)
+    assert all(-2 <= row["minority_collapse"] <= 2 for row in swept)
+
+
 def test_a_measurement_that_was_interrupted_does_not_train_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
@@ -236,6 +249,7 @@ def test_counts_told_the_wrong_way_round(bench: Bench) -> None:
     net = nets.Net(images="blobs", imbalance="long-tail:4", loss="ldt-weights", epochs=1, seed=0, told_wrong=True)
     right, wrong = np.array(nets._counts(data)), np.array(nets._loss_settings(net, data)["class_counts"])
     assert wrong[np.argsort(right)].tolist() == sorted(right.tolist(), reverse=True)
+    assert nets._loss_settings(replace(net, loss="cdt", gamma=-1.0, told_wrong=False), data)["gamma"] == -1.0
     assert "class_counts" not in nets._loss_settings(replace(net, told_wrong=False), data)
 
 

@@ -132,6 +132,9 @@ def test_what_the_theory_does_not_cover_is_refused() -> None:
     with pytest.raises(SettingError, match="optimizer: 'lion' is unknown, expected sgd or adam"):
         Method(optimizer="lion", learning_rate=0.1)
     model = free(plain)
+    zero = finite_ridge(model.problem, 100.0)[0]
+    with pytest.raises(SettingError, match="ridge 100: is zero, and so has no shape, expected a ridge below that"):
+        allowed(model.problem, zero, 100.0, 1e-9)
     predicted = dataclasses.replace(finite_ridge(model.problem, model.ridge)[0], classifiers=None)
     with pytest.raises(SettingError, match="has no classifiers, expected a prediction of cross-entropy"):
         allowed(model.problem, predicted, model.ridge, 1e-9)

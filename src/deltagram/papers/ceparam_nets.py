@@ -24,7 +24,7 @@ def accuracy(bench: Bench, claim: Claim) -> Checked:
         images, kind = s["net"]
         wrong = nets.run(bench, images, kind, loss="ldt-weights", seed=seed, told_wrong=True)
         by_loss = {loss: found[images, kind, loss] for loss in s["losses"]}
-        plain, beside = by_loss["ce"], texts(bench, seed=seed) if bench.scale.full else []
+        plain, beside = by_loss["ce"], _beside(bench, claim, seed) if bench.scale.full else []
         return {
             **{
                 f"gain_{loss.replace('-', '_')}": by_loss[loss]["balanced"] - plain["balanced"]
@@ -39,3 +39,13 @@ def accuracy(bench: Bench, claim: Claim) -> Checked:
         }, [*found.values(), wrong, *beside]  # fmt: skip
 
     return averaged(bench, work)
+
+
+def _beside(bench: Bench, claim: Claim, seed: int) -> list[dict[str, Any]]:
+    """What is not judged: other gammas on the same images, for the first seed, and imbalanced texts."""
+    images, kind = claim.settings["net"]
+    gammas = claim.settings["full_gammas"] if seed == bench.scale.seeds[0] else ()
+    swept = [
+        nets.run(bench, images, kind, loss=loss, seed=seed, gamma=gamma) for loss in ("cdt", "ldt") for gamma in gammas
+    ]
+    return swept + texts(bench, seed=seed)

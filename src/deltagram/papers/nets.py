@@ -15,6 +15,7 @@ from deltagram.arrays import F64
 from deltagram.data.images import Images
 from deltagram.data.tables import class_index
 from deltagram.geometry.collapse import nc1_ratio
+from deltagram.geometry.measure import collapse
 from deltagram.geometry.moments import ClassMoments
 from deltagram.geometry.problem import Problem
 from deltagram.jobs.once import once
@@ -58,13 +59,15 @@ class Net:
     epochs: int
     seed: int
     method: str = "sgd"
+    gamma: float = 0.5
     told_wrong: bool = False
 
     @property
     def name(self) -> str:
         """Of its folder."""
         parts = [self.images, self.imbalance.replace(":", ""), self.loss, f"{self.epochs}epochs", f"seed{self.seed}"]
-        return "-".join([*parts, *([self.method] * (self.method != "sgd")), *(["wrong-counts"] * self.told_wrong)])
+        more = [self.method] * (self.method != "sgd") + [f"gamma{self.gamma:g}"] * (self.gamma != 0.5)
+        return "-".join([*parts, *more, *(["wrong-counts"] * self.told_wrong)])
 
 
 def trained(bench: Bench, claim: Claim, seed: int) -> list[Row]:
@@ -74,12 +77,13 @@ def trained(bench: Bench, claim: Claim, seed: int) -> list[Row]:
 
 
 def run(
-    bench: Bench, images: str, imbalance: str, *, loss: str, seed: int, method: str = "sgd", told_wrong: bool = False
+    bench: Bench, images: str, imbalance: str, *, loss: str, seed: int, method: str = "sgd", gamma: float = 0.5,
+    told_wrong: bool = False,
 ) -> Row:  # fmt: skip
     """Train a network, or find it trained; numbers as `measured` gives them."""
     net = Net(
         images=images, imbalance=imbalance, loss=loss, epochs=bench.scale.image_epochs, seed=seed, method=method,
-        told_wrong=told_wrong,
+        gamma=gamma, told_wrong=told_wrong,
     )  # fmt: skip
     given = bench.image_set(images)
     kind = f"{imbalance}:{given.largest}"
@@ -124,6 +128,8 @@ def _counts(data: Images) -> list[int]:
 def _loss_settings(net: Net, data: Images) -> dict[str, Any]:
     """Of `jobs.train`; the wrong counts are the right ones in the order of size turned round."""
     settings = dict(LOSSES[net.loss])
+    if settings.get("loss") in ("cdt", "ldt"):
+        settings["gamma"] = net.gamma
     if net.told_wrong:
         counts = np.asarray(_counts(data))
         turned = np.empty_like(counts)
@@ -150,7 +156,9 @@ def measured(folder: Path, data: Images, net: Net, *, recall: list[float | None]
     few, many = (small, ~small) if small.any() else (~small, ~small)
     centred = moments.means - moments.means.mean(0)
     even = np.full(len(counts), 1 / len(counts))
+    few_merged = collapse(moments, classifier=w).minority
     return to_limits(found, problem) | {
+        "minority_collapse": None if few_merged is None else few_merged.collapse,
         "counts": moments.counts.tolist(),
         "train_accuracy": float(((features @ w.T).argmax(1) == label).mean()),
         "balanced": float(there.mean()), "majority": float(there[many].mean()), "minority": float(there[few].mean()),
@@ -160,7 +168,7 @@ def measured(folder: Path, data: Images, net: Net, *, recall: list[float | None]
 
 
 def _problem(net: Net, counts: list[int]) -> Problem:
-    return FreeFeatures(loss=loss_of(net.loss, counts), counts=counts, dim=len(counts)).problem
+    return FreeFeatures(loss=loss_of(net.loss, counts, gamma=net.gamma), counts=counts, dim=len(counts)).problem
 
 
 def _features(folder: Path, data: Images) -> tuple[F64, F64, tuple[str, ...]]:

@@ -121,9 +121,15 @@ def allowed(problem: Problem, predicted: Geometry, ridge: float, gap: float) -> 
     `(Z Z^T)^(1/2)` at the minimum, and the root of a square moves by at most sqrt 2 of what Z moves (Araki and
     Yamagami 1981); off the minimum `1/2 ||W||^2 + 1/2 ||H||^2 - ||Z||_* <= gap / ridge` leaves it, to second order,
     another `sqrt(2 s gap / ridge)`, s its largest eigenvalue. Normalising costs a factor of 2 over the Gram's norm.
+
+    Raises SettingError for a prediction without classifiers, and for one that is zero.
     """
     if predicted.classifiers is None or predicted.logits is None:
         raise SettingError(predicted.name, "has no classifiers", expected="a prediction of cross-entropy")
+    if not predicted.classifiers.norm():
+        raise SettingError(
+            predicted.name, "is zero, and so has no shape", expected="a ridge below that", fix="lower it"
+        )
     logits = predicted.logits.dense()
     moved = np.sqrt(2 * gap / _least_curvature(problem, logits))
     largest = float(np.linalg.norm(predicted.classifiers.dense(), 2))
