@@ -9,6 +9,7 @@ import torch
 from deltagram.errors import SettingError
 from deltagram.geometry.gram import Comparison, compare
 from deltagram.geometry.path import finite_ridge
+from deltagram.geometry.predict import seli
 from deltagram.losses import CDT, LDT, VS, CrossEntropy, LogitAdjusted
 from deltagram.training.freefeatures import FreeFeatures, Method, descend, log_spaced
 from deltagram.training.stationary import allowed, minimise
@@ -101,6 +102,17 @@ def test_full_batch_steps_are_gradient_descent() -> None:
     np.testing.assert_allclose(found.moments.means, means, rtol=1e-10)
 
 
+def test_steps_divided_by_the_loss_reach_margins_that_others_do_not() -> None:
+    model = free(CrossEntropy(), weight_decay=0.0, feature_decay=0.0, reduction="sum", scale=0.3)
+    at = log_spaced(1000, 4)
+    slow = descend(model, Method(learning_rate=0.1), at=at)[-1]
+    fast = descend(model, Method(learning_rate=0.1, normalised=True), at=at)[-1]
+    limit = seli(COUNTS)
+    far, near = (compare(end.geometry("class_mean"), limit) for end in (slow, fast))
+    assert fast.objective < 1e-6 * slow.objective
+    assert all(one < 0.8 * other for one, other in zip(vars(near).values(), vars(far).values(), strict=True))
+
+
 def test_a_seed_is_a_run() -> None:
     method, at = Method(learning_rate=0.1, momentum=0.9, batch_size=5), [1, 4]
     one, again, other = (descend(free(CrossEntropy(), seed=seed), method, at=at)[-1] for seed in (1, 1, 2))
@@ -129,6 +141,8 @@ def test_what_the_theory_does_not_cover_is_refused() -> None:
     for name, value in (("learning_rate", 0.0), ("batch_size", 0)):
         with pytest.raises(SettingError, match=f"{name}: is {value}"):
             Method(**{"learning_rate": 0.1, name: value})
+    with pytest.raises(SettingError, match="normalised: with adam, expected sgd"):
+        Method(optimizer="adam", learning_rate=0.1, normalised=True)
     with pytest.raises(SettingError, match="optimizer: 'lion' is unknown, expected sgd or adam"):
         Method(optimizer="lion", learning_rate=0.1)
     model = free(plain)

@@ -86,8 +86,12 @@ def unchanged(bench: Bench, claim: Claim) -> Checked:
             point(bench, loss=loss, counts=counts, ridge=ridge, seed=seed)
             for loss in s["losses"] for ridge in s["ridges"]
         ]  # fmt: skip
-        ends = {loss: _descent(bench, s, loss, counts, seed) for loss in [*s["losses"], *s["others"]]}
-        last = {loss: rows[-1] for loss, rows in ends.items()}
+        every = [*s["losses"], *s["others"]]
+        plain, fast = (
+            {loss: _descent(bench, s[method], loss, counts, seed) for loss in every}
+            for method in ("method", "normalised")
+        )
+        last, soon = ({loss: rows[-1] for loss, rows in ends.items()} for ends in (plain, fast))
         others = [on_path(bench, loss=loss, counts=counts, ridge=s["tiny"][-1]) for loss in s["others"]]
         return {
             "limit_w": max(row["w_seli"] for row in path if row["ridge"] == s["tiny"][-1]),
@@ -95,14 +99,16 @@ def unchanged(bench: Bench, claim: Claim) -> Checked:
             "excess": max(row[part] / row[f"{part}_allowed"] for row in points for part in ("w", "m", "z")),
             "descent": max(last[loss]["w_seli"] for loss in s["losses"]),
             "descent_apart": max(abs(last[loss]["w_seli"] - last["ce"]["w_seli"]) for loss in s["losses"]),
+            "normalised": max(soon[loss]["w_seli"] for loss in s["losses"]),
             "control_path": min(row["w_seli"] for row in others),
             "control_descent": min(last[loss]["w_seli"] for loss in s["others"]),
-        }, [*path, *points, *others, *(row for rows in ends.values() for row in rows)]
+            "control_normalised": min(soon[loss]["w_seli"] for loss in s["others"]),
+        }, [*path, *points, *others, *(row for ends in (plain, fast) for rows in ends.values() for row in rows)]
 
     return averaged(bench, work)
 
 
-def _descent(bench: Bench, s: Mapping[str, Any], loss: str, counts: Sequence[int], seed: int) -> list[Row]:
+def _descent(bench: Bench, method: Mapping[str, Any], loss: str, counts: Sequence[int], seed: int) -> list[Row]:
     return trajectory(
-        bench, loss=loss, counts=counts, method=s["method"], ridge=0.0, seed=seed, epochs=bench.scale.free_epochs
+        bench, loss=loss, counts=counts, method=method, ridge=0.0, seed=seed, epochs=bench.scale.free_epochs
     )  # fmt: skip

@@ -21,6 +21,7 @@ from deltagram.seeds import key
 I64 = NDArray[np.int64]
 
 OPTIMIZERS: Final = ("sgd", "adam")
+_LEAST_LOSS: Final = 1e-12  # below, what float64 leaves of 1 - p is noise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,14 +94,20 @@ class Method:
     """A first-order method: "sgd" (gradient descent, where a step sees all samples) or "adam", at a constant rate.
 
     `batch_size` samples a step, drawn anew each epoch; None is all of them. Decay is part of the gradient, also Adam's.
+    `normalised` divides each step by its loss, down to `_LEAST_LOSS`: margins then grow with the epoch, not with its
+    logarithm (Nacson et al., AISTATS 2019). Raises SettingError for settings outside their range, and for steps of Adam
+    that are normalised, which they are already.
     """
 
     optimizer: Literal["sgd", "adam"] = "sgd"
     learning_rate: float
     momentum: float = 0.0
     batch_size: int | None = None
+    normalised: bool = False
 
     def __post_init__(self) -> None:
+        if self.normalised and self.optimizer != "sgd":
+            raise SettingError("normalised", f"with {self.optimizer}", expected="sgd")
         if self.optimizer not in OPTIMIZERS:
             raise SettingError("optimizer", f"{self.optimizer!r} is unknown", expected=" or ".join(OPTIMIZERS))
         if not 0 < self.learning_rate < float("inf"):
@@ -178,6 +185,9 @@ def descend(free: FreeFeatures, method: Method, *, at: Sequence[int]) -> tuple[S
                 some = drawn[start : start + batch]
                 step = loss.summed(h[some] @ w.T, label[some]) * (size / (len(some) * whole))
             step.backward()
+            if method.normalised:
+                for group in optimizer.param_groups:
+                    group["lr"] = method.learning_rate / max(step.item(), _LEAST_LOSS)
             optimizer.step()
         if epoch in at:
             found.append(_snapshot(torch, free, w, h, epoch))
