@@ -133,9 +133,10 @@ def test_the_command_prints_a_table_and_refuses(
     desk.refuses("reproduce darex --folder base", "exists and was not made by this job")
 
 
-def test_the_page_has_every_claim() -> None:
+@pytest.mark.parametrize("paper", papers.PAPERS)
+def test_the_page_has_every_claim(paper: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "papers.md").read_text().replace("\\|", "|")
-    for claim in claims("darex").values():
+    for claim in claims(paper).values():
         assert f"| {claim.id} | {claim.statement} |" in page
         assert claim.control in page
-    assert np.all([claim.source.startswith("arXiv") for claim in claims("darex").values()])
+    assert np.all([claim.source.startswith("arXiv") for claim in claims(paper).values()])

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="darex.")],
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="darex, seli or ce-parameterizations.")],
     folder: Annotated[Path, typer.Option(help="Where models, measurements and records.jsonl go; reused.")] = Path(
         "reproduction"
     ),
     data: Annotated[
-        Path | None, typer.Option(help="Folder of released data sets: sst2/*.tsv (default: data in packages).")
+        Path | None, typer.Option(help="Folder of released data: sst2/*.tsv; IDX of Fashion-MNIST (default: packages).")
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Three seeds and four masks: hours, not minutes.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Three seeds, more of everything: hours, not minutes.")] = False,
     only: Annotated[str, typer.Option(help="Some claims, such as D1,D5.")] = "",
     json: Json = False,
 ) -> None:
-    """Check a paper's claims on this machine: fine-tune, prune, measure, judge."""
+    """Check a paper's claims on this machine: train, measure, judge."""
     from deltagram import papers  # noqa: PLC0415
 
     names = [name.strip() for name in only.split(",") if name.strip()]

@@ -12,6 +12,7 @@ from blake3 import blake3
 from deltagram.data.packages import TextClassification, Texts, minilm, smollm2
 from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.once import digest, once
+from deltagram.papers.imagesets import IMAGE_SETS, ImageSet
 from deltagram.papers.notes import Notes
 from deltagram.papers.scoring import Classes, Likelihood, Scorer
 from deltagram.papers.stage import Sources
@@ -29,7 +30,8 @@ Train = Callable[[Path, Path], Mapping[str, Any]]
 class Scale:
     """How much is spent: seeds of fine-tuning, masks of each, texts of a test (None: all), with labels, of a search.
 
-    `prompts` (None: all) a language model is tested on, `chosen_on` are those its q is chosen on.
+    `prompts` (None: all) a language model is tested on, `chosen_on` are those its q is chosen on. Networks on images
+    see `image_epochs` epochs; free features `free_epochs`, from `starts` random starts where a minimum is searched.
     """
 
     name: str
@@ -40,6 +42,9 @@ class Scale:
     texts: int = 64
     prompts: int | None = None
     chosen_on: int = 128
+    image_epochs: int = 350
+    free_epochs: int = 20_000
+    starts: int = 4
 
     @property
     def full(self) -> bool:
@@ -48,7 +53,8 @@ class Scale:
 
 
 FAST: Final = Scale(
-    name="fast", seeds=(0,), masks=(0, 1), test=400, labels=64, texts=16, prompts=150, chosen_on=48
+    name="fast", seeds=(0,), masks=(0, 1), test=400, labels=64, texts=16, prompts=150, chosen_on=48,
+    image_epochs=100, free_epochs=10_000, starts=2,
 )  # fmt: skip
 FULL: Final = Scale(name="full", seeds=(0, 1, 2), masks=(0, 1, 2, 3), test=None, labels=256)
 
@@ -70,7 +76,8 @@ class Bench:
     """Everything a claim's check works with.
 
     `releases` is the folder of data that no package carries, or None. Unless given, `encoder`, `decoder` (a causal
-    language model) and `task` are those of the reproduction.
+    language model), `task` and `images` (sets of images by name) are those of the reproduction; each is looked for when
+    a check asks for it.
     """
 
     folder: Path
@@ -79,6 +86,7 @@ class Bench:
     encoder: Callable[[], Path] = minilm
     decoder: Callable[[], Path] | None = None
     task: Task | None = None
+    images: Mapping[str, ImageSet] | None = None
     progress: Progress = SILENT
     _read: dict[Task, tuple[TextClassification, Texts]] = field(default_factory=dict, repr=False)
 
@@ -91,6 +99,10 @@ class Bench:
     def notes(self) -> Notes:
         """What was measured already."""
         return Notes(self.folder / "notes")
+
+    def image_set(self, name: str) -> ImageSet:
+        """A set of images, by its name. ExtraError where it is not here."""
+        return IMAGE_SETS[name](self.releases) if self.images is None else self.images[name]
 
     def data(self, task: Task) -> tuple[TextClassification, Texts]:
         """A task's texts, and those set aside; read once."""

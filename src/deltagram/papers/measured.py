@@ -92,11 +92,16 @@ def with_ends(
 
 def over_seeds(bench: Bench, work: Callable[[int], tuple[Numbers, list[dict[str, Any]]]], **settings: Any) -> Checked:
     """`work(seed)` for each seed of fine-tuning: means and standard deviations of its numbers, all its rows."""
+    return averaged(bench, work, task=bench.large.name, masks=list(bench.scale.masks), **settings)
+
+
+def averaged(bench: Bench, work: Callable[[int], tuple[Numbers, list[dict[str, Any]]]], **settings: Any) -> Checked:
+    """The same of anything that is drawn by a seed."""
     found = [work(seed) for seed in bench.scale.seeds]
     numbers = [numbers for numbers, _ in found]
     return Checked(
         got={name: float(np.mean([each[name] for each in numbers])) for name in numbers[0]},
         spread={name: float(np.std([each[name] for each in numbers])) for name in numbers[0]},
-        settings={"task": bench.large.name, "seeds": list(bench.scale.seeds), **settings},
+        settings={"seeds": list(bench.scale.seeds), **settings},
         rows=[row for _, rows in found for row in rows],
     )

@@ -8,14 +8,20 @@ from typing import Any, Final
 from deltagram.errors import ExtraError, SettingError
 from deltagram.jobs.once import claim as claim_folder
 from deltagram.papers.bench import FAST, FULL, Bench
+from deltagram.papers.ceparam import CHECKS as CE_PARAMETERIZATIONS
 from deltagram.papers.claims import Claim, claims
 from deltagram.papers.darex import CHECKS as DAREX
 from deltagram.papers.ledger import Ledger
 from deltagram.papers.measured import Checked
+from deltagram.papers.seli import CHECKS as SELI
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 
-PAPERS: Final[Mapping[str, Mapping[str, Callable[[Bench, Claim], Checked]]]] = {"darex": DAREX}
+PAPERS: Final[Mapping[str, Mapping[str, Callable[[Bench, Claim], Checked]]]] = {
+    "darex": DAREX,
+    "seli": SELI,
+    "ce-parameterizations": CE_PARAMETERIZATIONS,
+}
 NOT_RUN: Final = "not run here"
 
 
@@ -30,9 +36,10 @@ def reproduce(
 ) -> Record:
     """Check the claims of a paper (`only` some of them) on this machine; all that is made stays in `folder`.
 
-    `data` is a folder of data sets as released (SST-2 and others; `deltagram.data.public`); without it packaged ones
-    take their place. `full` is with three seeds and four masks, hours instead of minutes. One record a claim is added
-    to `records.jsonl` in the folder, unless it is there already. What is interrupted goes on from where it was.
+    `data` is a folder of data sets as released (SST-2 and others, `deltagram.data.public`; Fashion-MNIST); without it
+    packaged ones take their place. `full` is with three seeds and more of everything, hours instead of minutes. One
+    record a claim is added to `records.jsonl` in the folder, unless it is there already. What is interrupted goes on
+    from where it was.
 
     `numbers["rows"]` is the table: claim, source, what was got, verdict. Raises SettingError for a paper or claim that
     is unknown, OutputError for a folder that holds something else.
@@ -80,7 +87,7 @@ def judged(bench: Bench, claim: Claim, check: Callable[[Bench, Claim], Checked])
         verdict, because = ("fail", "; ".join(broken)) if broken else ("pass", "")
     settings = {
         "claim": claim.id, "paper": claim.paper, "statement": claim.statement, "control": claim.control,
-        "mode": bench.scale.name, "masks": list(bench.scale.masks), **claim.settings, **found.settings,
+        "mode": bench.scale.name, **claim.settings, **found.settings,
     }  # fmt: skip
     numbers: dict[str, Any] = {
         "got": dict(found.got), "spread": dict(found.spread), "verdict": verdict, "because": because,
