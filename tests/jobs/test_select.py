@@ -25,6 +25,7 @@ from deltagram.jobs.evidence import Evidence
 from deltagram.jobs.groups import VECTORS, grouped
 from deltagram.jobs.guarantee import guarantee
 from deltagram.jobs.select import select as job
+from deltagram.jobs.tournament import Tournament
 from deltagram.jobs.workshop import Made, Workshop
 from deltagram.records import Record
 from deltagram.store.checkpoint import open_checkpoint
@@ -78,6 +79,35 @@ def test_it_fits_the_budget_and_nothing_measured_is_better(found: Record, desk: 
     assert chosen["loss"] <= min(row["loss"] for row in plain)
     assert {row["mask"] for row in table} >= {"random", "magnitude"}
     assert {row["rule"] for row in table} >= {"dare", "output", "distil"}
+
+
+def test_what_is_tried_after_the_choice_does_not_take_its_place(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Floors are told in the end; where one was not known yet, a delta of next to nothing is made then."""
+
+    def least(games: Tournament) -> int:
+        games._floors.clear()
+        return min(games.floor(replace(TABLE[0], vectors=vectors)) for vectors in ("4bit", "8bit"))
+
+    monkeypatch.setattr(Tournament, "least", property(least))
+    record = select(
+        desk / "base", desk / "tuned", calibration=desk / "texts.jsonl", budget=BUDGET, out=tmp_path / "delta"
+    )
+    chosen = record.numbers["recommended"]
+    done = CliRunner().invoke(
+        app, [*shlex.split(chosen["command"])[1:4], str(tmp_path / "again"), *_plan(record, tmp_path)]
+    )
+    assert done.exit_code == 0, done.output
+    assert payload(tmp_path / "again") == payload(tmp_path / "delta")
+
+
+def _plan(record: Record, folder: Path) -> list[str]:
+    """The options of the recommended command, its plan in a file."""
+    chosen = record.numbers["recommended"]
+    (folder / "plan.yaml").write_text(chosen["plan"])
+    options = shlex.split(chosen["command"])[5:]
+    return [str(folder / "plan.yaml") if word == "plan.yaml" else word for word in options]
 
 
 def test_plain_dare_in_the_table_is_what_prune_makes(found: Record, desk: Path, tmp_path: Path) -> None:

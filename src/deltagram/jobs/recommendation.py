@@ -49,7 +49,12 @@ class Recommendation:
 
 
 def recommend(on: Bench, shop: Workshop, row: Row, *, refit: Evidence | None) -> Recommendation:
-    """The row's delta; with `refit`, with values fitted to the texts before those that compare, if that is no worse."""
+    """The row's delta; with `refit`, with values fitted to the texts before those that compare, if that is no worse.
+
+    It is made in a folder of its own, which no delta that is tried later takes.
+    """
+    shop = replace(shop, folder=shop.folder / "recommended")
+    shop.folder.mkdir(exist_ok=True)
     plain = _made(on, shop, row, None)
     if refit is None:
         return plain
