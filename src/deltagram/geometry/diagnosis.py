@@ -1,27 +1,22 @@
 """Why a class fails: measured geometry beside the predicted one, and what each repair would give back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deltagram.arrays import F64
-from deltagram.errors import SettingError
-from deltagram.geometry.moments import ClassMoments
-from deltagram.geometry.predict import cross_entropy
 from deltagram.geometry.problem import Problem
 from deltagram.geometry.remedies import REMEDIES
-from deltagram.geometry.shift import fitted_shift
+from deltagram.geometry.repairs import REPAIRS, Case, relative
+from deltagram.geometry.samples import I64
 
-I64 = NDArray[np.int64]
 HEALTHY: Final = "healthy"
 UNEXPLAINED: Final = "unexplained"
 _BEHIND = 0.05  # of recall below the better classes: what counts as failing
 _SURE = 2.33  # standard deviations of that difference: one in a hundred healthy classes by chance
 _GIVES_BACK = 0.25  # of the recall that is missing: what a repair must give back to be believed
-_FOLDS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +88,12 @@ def diagnose(
 
     Raises SettingError for input that `ClassMoments` refuses, for classes without samples, and for other shapes.
     """
-    case = _Case.of(features, labels, classifier, bias, problem)
+    case = Case.of(features, labels, classifier, bias, problem)
     logits = case.logits(case.classifier)
     recall = case.recall(logits.argmax(1))
     repaired = {name: case.crossed(repair) for name, repair in REPAIRS.items()}
-    findings = tuple(_finding(case, logits, recall, repaired, label) for label in range(case.classes))
+    seen = _geometry(case)
+    findings = tuple(_finding(case, seen, logits, recall, repaired, label) for label in range(case.classes))
     return Diagnosis(
         loss=loss, findings=findings, balanced_recall=float(recall.mean()),
         repaired={name: float(found.mean()) for name, found in repaired.items()},
@@ -106,122 +102,6 @@ def diagnose(
             "features": "held out from training", "counts": "of training",
         },
     )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Case:
-    """The samples, the classifier, and what is predicted for it."""
-
-    features: F64
-    labels: I64
-    classifier: F64
-    bias: F64
-    problem: Problem
-    moments: ClassMoments
-    predicted: Mapping[str, F64]
-
-    @classmethod
-    def of(cls, features: F64, labels: I64, classifier: F64, bias: F64 | None, problem: Problem) -> "_Case":
-        k = problem.classes
-        w = np.asarray(classifier, np.float64)
-        if w.ndim != 2 or len(w) != k:
-            raise SettingError("classifier", f"has shape {w.shape}", expected=f"({k}, feature): a row for each count")
-        b = np.zeros(k) if bias is None else np.asarray(bias, np.float64)
-        if b.shape != (k,):
-            raise SettingError("bias", f"has shape {b.shape}", expected=f"({k},)")
-        moments = ClassMoments.of(features, labels, classes=k, scatter="trace")
-        few = np.flatnonzero(moments.counts < 2 * _FOLDS)
-        if len(few):
-            raise SettingError(
-                "labels", f"class {int(few[0])} has {moments.counts[few[0]]} samples", expected=f"{2 * _FOLDS} or more"
-            )
-        if moments.features != w.shape[1]:
-            raise SettingError("classifier", f"takes {w.shape[1]} features", expected=f"{moments.features}")
-        geometry = cross_entropy(problem.counts, class_scale=problem.class_scale, label_scale=problem.label_scale)
-        cosines = geometry.classifier_cosines()
-        np.fill_diagonal(cosines, -1.0)
-        predicted = {
-            "norm": _relative(geometry.classifier_norms()), "nearest": cosines.max(1),
-            "alignment": geometry.alignment(),
-        }  # fmt: skip
-        return cls(
-            features=np.asarray(features, np.float64), labels=np.asarray(labels, np.int64), classifier=w, bias=b,
-            problem=problem, moments=moments, predicted=predicted,
-        )  # fmt: skip
-
-    @property
-    def classes(self) -> int:
-        return self.problem.classes
-
-    def logits(self, classifier: F64) -> F64:
-        """Of all samples."""
-        found: F64 = self.features @ classifier.T + self.bias
-        return found
-
-    def recall(self, guess: I64) -> F64:
-        """Share of a class's samples that are told, (class)."""
-        right = np.bincount(self.labels, weights=guess == self.labels, minlength=self.classes)
-        found: F64 = right / self.moments.counts
-        return found
-
-    def crossed(self, repair: "Repair") -> F64:
-        """Recall when each half of the samples is told by the repair fitted to the other half, (class)."""
-        guess = np.empty(len(self.labels), np.int64)
-        fold = _folds(self.labels)
-        for part in range(_FOLDS):
-            inside = fold == part
-            guess[inside] = repair(self, ~inside)(self.features[inside]).argmax(1)
-        return self.recall(guess)
-
-
-Repair = Callable[[_Case, NDArray[np.bool_]], Callable[[F64], F64]]
-
-
-def _by_norm(case: _Case, _: NDArray[np.bool_]) -> Callable[[F64], F64]:
-    """Classifiers at their predicted norms."""
-    size = np.linalg.norm(case.classifier, axis=1)
-    wanted = case.predicted["norm"] * np.exp(np.log(np.maximum(size, 1e-300)).mean())
-    turned = case.classifier * (wanted / np.maximum(size, 1e-300))[:, None]
-    return lambda x: x @ turned.T + case.bias
-
-
-def _by_mean(case: _Case, fit: NDArray[np.bool_]) -> Callable[[F64], F64]:
-    """Classifiers turned to their class means, at their norms."""
-    means = ClassMoments.of(case.features[fit], case.labels[fit], classes=case.classes, scatter="trace").means
-    means = means - means.mean(0)
-    size = np.linalg.norm(case.classifier, axis=1) / np.maximum(np.linalg.norm(means, axis=1), 1e-300)
-    return lambda x: x @ (means * size[:, None]).T + case.bias
-
-
-def _by_nearest(case: _Case, fit: NDArray[np.bool_]) -> Callable[[F64], F64]:
-    """The nearest class mean: what features alone can tell."""
-    means = ClassMoments.of(case.features[fit], case.labels[fit], classes=case.classes, scatter="trace").means
-    return lambda x: x @ means.T - (means**2).sum(1) / 2
-
-
-def _by_shift(case: _Case, fit: NDArray[np.bool_]) -> Callable[[F64], F64]:
-    """The classifier as it is, its logits shifted."""
-    shift = fitted_shift(case.logits(case.classifier)[fit], case.labels[fit])
-    return lambda x: x @ case.classifier.T + case.bias - shift
-
-
-REPAIRS: Final[Mapping[str, Repair]] = {
-    "norm": _by_norm, "alignment": _by_mean, "nearest mean": _by_nearest, "shift": _by_shift,
-}  # fmt: skip
-
-
-def _folds(labels: I64) -> I64:
-    """Halves of each class, in turn."""
-    order = np.argsort(labels, kind="stable")
-    rank = np.empty(len(labels), np.int64)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(labels))])[labels[order]]
-    rank[order] = np.arange(len(labels)) - starts
-    return rank % _FOLDS
-
-
-def _relative(norms: F64) -> F64:
-    found: F64 = norms / np.exp(np.log(np.maximum(norms, 1e-300)).mean())
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +113,9 @@ class _Sign:
     repair: str | None
 
 
-def _finding(case: _Case, logits: F64, recall: F64, repaired: Mapping[str, F64], label: int) -> Finding:
-    seen = _geometry(case)
+def _finding(
+    case: Case, seen: Mapping[str, F64], logits: F64, recall: F64, repaired: Mapping[str, F64], label: int
+) -> Finding:
     own = {name: float(values[label]) for name, values in seen.items()}
     predicted = {name: float(values[label]) for name, values in case.predicted.items()}
     gains = {name: float(found[label] - recall[label]) for name, found in repaired.items()}
@@ -254,7 +135,7 @@ def _finding(case: _Case, logits: F64, recall: F64, repaired: Mapping[str, F64],
     )  # fmt: skip
 
 
-def _fails(case: _Case, recall: F64, label: int) -> bool:
+def _fails(case: Case, recall: F64, label: int) -> bool:
     """Whether a class is behind the better ones by more than chance."""
     reference = float(np.quantile(recall, 0.75))
     behind = reference - float(recall[label])
@@ -262,7 +143,7 @@ def _fails(case: _Case, recall: F64, label: int) -> bool:
     return bool(behind > _BEHIND and behind > _SURE * noise)
 
 
-def _geometry(case: _Case) -> dict[str, F64]:
+def _geometry(case: Case) -> dict[str, F64]:
     """What is measured of every class, (class) each."""
     w, means = case.classifier, case.moments.means - case.moments.means.mean(0)
     size, length = np.linalg.norm(w, axis=1), np.linalg.norm(means, axis=1)
@@ -276,7 +157,7 @@ def _geometry(case: _Case) -> dict[str, F64]:
     for matrix, value in ((between_w, -1.0), (between_m, -1.0), (apart, np.inf)):
         np.fill_diagonal(matrix, value)
     return {
-        "norm": _relative(size), "nearest": between_w.max(1), "nearest_mean": between_m.max(1),
+        "norm": relative(size), "nearest": between_w.max(1), "nearest_mean": between_m.max(1),
         "alignment": alignment, "spread": 2 * case.moments.variances / apart.min(1),
         "sound_spread": np.full(case.classes, np.quantile(2 * case.moments.variances / apart.min(1), 0.25)),
     }  # fmt: skip

@@ -1,6 +1,5 @@
 """The ridge of the theory in terms of what a user sets, the ridges at which classes merge, and the law near zero."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -53,15 +52,8 @@ def merges_from(problem: Problem) -> F64:
     return alone
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class NearZero:
-    """Margins to first order in 1 / log(1 / ridge): `margin[c, y]` of class y against c, NaN on the diagonal."""
-
-    margin: F64
-
-
-def near_zero(problem: Problem, ridge: float) -> NearZero:
-    """What the margins grow to as the ridge vanishes, (class, class).
+def near_zero(problem: Problem, ridge: float) -> F64:
+    """What the margins grow to as the ridge vanishes, (class, class): of class y against c in row c, NaN for itself.
 
     `label_scale_y (class_scale_y z_y - class_scale_c z_c) -> log(weight_y class_scale_c label_scale_y sqrt(n_y) /
     (ridge |B_cy|)) + offset_c - offset_y`, B the polar factor of the limit. What is left out is the drift of B, itself
@@ -73,4 +65,5 @@ def near_zero(problem: Problem, ridge: float) -> NearZero:
     np.fill_diagonal(polar, np.nan)
     by = problem.weight * problem.label_scale * np.sqrt(problem.counts)
     size = problem.class_scale[:, None] * by / (ridge * np.abs(polar))
-    return NearZero(margin=np.log(size) + problem.offset[:, None] - problem.offset)
+    margins: F64 = np.log(size) + problem.offset[:, None] - problem.offset
+    return margins
