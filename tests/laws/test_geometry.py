@@ -196,6 +196,17 @@ def test_balanced_counts_give_a_simplex_at_every_ridge(classes: int, count: int,
     )
 
 
+@pytest.mark.parametrize("classes", [2, 3, 5, 12])
+@pytest.mark.parametrize("at", [0.9, 0.97, 0.98, 0.99, 0.999])
+def test_just_below_the_threshold_the_solver_does_not_stop_at_the_saddle_of_zero(classes: int, at: float) -> None:
+    for count in (1, 7, 500):
+        ridge = at * count**0.5
+        geometry, _ = finite_ridge(Problem.of([count] * classes), ridge)
+        alpha = np.log(classes * count**0.5 / ridge - classes + 1)
+        assert geometry.logits is not None
+        np.testing.assert_allclose(geometry.logits.dense(), alpha * (np.eye(classes) - 1 / classes), atol=1e-9)
+
+
 @given(COUNTS, st.floats(0.1, 3), st.floats(1e-4, 0.9))
 @settings(max_examples=30, deadline=None)
 def test_the_simplex_recipe_holds_at_every_ridge_below_kappa(counts: list[int], kappa: float, at: float) -> None:

@@ -19,6 +19,7 @@ from deltagram.geometry.predict import margin_solution
 from deltagram.geometry.problem import Problem
 
 _NEWTON = 60  # steps at most
+_ROUNDING = 1e-13  # of the objective: more than that is a rise
 _KRYLOV = 2000  # products with the Hessian a step, at most
 _FALLS = 0.9  # a step that shortens the gradient less than to this share meets rounding: the one before was the last
 
@@ -60,8 +61,12 @@ def finite_ridge(problem: Problem, ridge: float) -> tuple[Geometry, Optimality]:
 
 def zero_from(problem: Problem) -> float:
     """The least ridge at which the minimiser is zero: the largest singular value of the gradient there."""
-    groups = Groups.of(problem)
-    return _largest(Point(groups=groups, core=np.zeros_like(groups.root), own=np.zeros_like(groups.sizes)))
+    return _largest(_zero(Groups.of(problem)))
+
+
+def _zero(groups: Groups) -> Point:
+    """The loss where everything is zero."""
+    return Point(groups=groups, core=np.zeros_like(groups.root), own=np.zeros_like(groups.sizes))
 
 
 def _largest(point: Point) -> float:
@@ -75,7 +80,7 @@ def _solve(
 ) -> tuple[Point, tuple[F64, F64, F64] | None]:
     if not (np.isfinite(ridge) and ridge > 0):
         raise SettingError("ridge", f"{ridge:g}", expected="a positive number; for the limit of zero, give none")
-    zero = Point(groups=groups, core=np.zeros_like(groups.root), own=np.zeros_like(groups.sizes))
+    zero = _zero(groups)
     if ridge >= _largest(zero):
         return zero, start
     factored = _Factored(groups=groups, ridge=ridge)
@@ -143,15 +148,16 @@ class _Factored:
     def minimum(self, start: tuple[F64, F64, F64]) -> F64:
         """Quasi-Newton to the neighbourhood, then Newton steps as long as the gradient falls."""
         flat = np.concatenate([part.ravel() for part in start])
-        options = {"maxiter": 5000, "maxcor": 10, "ftol": 1e-14, "gtol": 1e-3, "maxfun": 10_000}
+        options = {"maxiter": 5000, "maxcor": 10, "ftol": 1e-14, "gtol": 1e-6, "maxfun": 10_000}
         at = np.asarray(minimize(self.value, flat, jac=True, method="L-BFGS-B", options=options).x, np.float64)
-        gradient = self.value(at)[1]
+        value, gradient = self.value(at)
         for _ in range(_NEWTON):
             step = minres(self.curvature(at), -gradient, rtol=1e-4, maxiter=_KRYLOV)[0]
-            there = self.value(at + step)[1]
-            if not np.linalg.norm(there) < _FALLS * np.linalg.norm(gradient):
+            lower, there = self.value(at + step)
+            falls = np.linalg.norm(there) < _FALLS * np.linalg.norm(gradient)
+            if not falls or lower > value + _ROUNDING * abs(value):  # a gradient also falls towards the saddle at zero
                 break
-            at, gradient = at + step, there
+            at, value, gradient = at + step, lower, there
         return at
 
 
@@ -171,7 +177,7 @@ def _described(
     size = float(s.sum() + (groups.sizes - 1) @ point.own)
     primal = point.value + ridge * size
     found = Optimality(
-        primal=primal, dual=point.dual(min(1.0, ridge / _largest(point))), zero_from=zero_from(problem)
+        primal=primal, dual=point.dual(min(1.0, ridge / _largest(point))), zero_from=_largest(_zero(groups))
     )  # fmt: skip
     by_count = 1 / np.sqrt(problem.counts)
     is_zero = not (point.core.any() or point.own.any())
