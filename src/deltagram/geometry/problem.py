@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
+from deltagram.losses.counts import power_scale
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +108,4 @@ def scale_by_counts(counts: ArrayLike, gamma: float) -> F64:
     >>> scale_by_counts([100, 1], 0.5)
     array([1.81818182, 0.18181818])
     """
-    n = Problem.of(counts).counts
-    found = (n / n.max()) ** gamma
-    scaled: F64 = found * (len(n) / found.sum())
-    return scaled
+    return power_scale(Problem.of(counts).counts, gamma, normalise="sum")

@@ -2,11 +2,11 @@
 
 from typing import Final
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from deltagram.errors import SettingError
-from deltagram.geometry.problem import Problem, scale_by_counts
+from deltagram.geometry.problem import Problem
+from deltagram.losses.counts import inverse_power, log_prior, power_scale
 
 LOSSES: Final = ("ce", "la", "cdt", "ldt", "vs")
 _GAMMA: Final = {"cdt": 0.5, "ldt": 0.5, "vs": 0.3}  # what the losses of these names take unless told
@@ -42,17 +42,17 @@ def problem_of(
     if gamma is None and class_scale is None and label_scale is None:
         gamma = _GAMMA.get(loss)
     if gamma is not None:
-        by_counts = scale_by_counts(n, gamma)
+        by_counts = power_scale(n, gamma, normalise="max" if loss == "vs" else "sum")
         label_scale = by_counts if loss == "ldt" else label_scale
         class_scale = by_counts if loss == "cdt" else class_scale
         if loss == "vs" and class_scale is None:
-            class_scale = by_counts / by_counts.max()
+            class_scale = by_counts
     shift = tau if tau is not None else (1.0 if loss in ("la", "vs") else None)
     if isinstance(class_weight, str):
         if class_weight != "balanced":
             raise SettingError("class_weight", repr(class_weight), expected="balanced, or a number a class")
-        class_weight = n.sum() / (len(n) * n)
+        class_weight = inverse_power(n, 1.0)
     return Problem.of(
         counts, class_scale=class_scale, label_scale=label_scale, weight=class_weight,
-        offset=None if shift is None else shift * np.log(n / n.sum()),
+        offset=None if shift is None else log_prior(n, shift),
     )  # fmt: skip
