@@ -197,9 +197,9 @@ def test_balanced_counts_give_a_simplex_at_every_ridge(classes: int, count: int,
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5, 12])
-@pytest.mark.parametrize("at", [0.9, 0.97, 0.98, 0.99, 0.999])
+@pytest.mark.parametrize("at", [0.97, 0.9926735510420283, 0.9989277631146172, 0.9999267362942186])
 def test_just_below_the_threshold_the_solver_does_not_stop_at_the_saddle_of_zero(classes: int, at: float) -> None:
-    for count in (1, 7, 500):
+    for count in (2, 7, 500):
         ridge = at * count**0.5
         geometry, _ = finite_ridge(Problem.of([count] * classes), ridge)
         alpha = np.log(classes * count**0.5 / ridge - classes + 1)

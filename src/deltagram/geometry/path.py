@@ -19,7 +19,7 @@ from deltagram.geometry.predict import margin_solution
 from deltagram.geometry.problem import Problem
 
 _NEWTON = 60  # steps at most
-_ROUNDING = 1e-13  # of the objective: more than that is a rise
+_ROUNDING = 1e-15  # of the objective: more than that is a rise
 _KRYLOV = 2000  # products with the Hessian a step, at most
 _FALLS = 0.9  # a step that shortens the gradient less than to this share meets rounding: the one before was the last
 
@@ -148,7 +148,7 @@ class _Factored:
     def minimum(self, start: tuple[F64, F64, F64]) -> F64:
         """Quasi-Newton to the neighbourhood, then Newton steps as long as the gradient falls."""
         flat = np.concatenate([part.ravel() for part in start])
-        options = {"maxiter": 5000, "maxcor": 10, "ftol": 1e-14, "gtol": 1e-6, "maxfun": 10_000}
+        options = {"maxiter": 5000, "maxcor": 10, "ftol": 1e-16, "gtol": 1e-9, "maxfun": 10_000}
         at = np.asarray(minimize(self.value, flat, jac=True, method="L-BFGS-B", options=options).x, np.float64)
         value, gradient = self.value(at)
         for _ in range(_NEWTON):
