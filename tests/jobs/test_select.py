@@ -1,6 +1,7 @@
 """select on tiny models of real classes: nothing measured beats it, its command makes its delta, it says why."""
 
 import importlib
+import math
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 import torch
 import transformers
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -18,10 +21,10 @@ from deltagram.cli import app
 from deltagram.commands.select import show_select
 from deltagram.errors import CheckpointError, OutputError, PlanError, SettingError
 from deltagram.jobs import inspect, prune, restore, select
-from deltagram.jobs.bench import bench
+from deltagram.jobs.bench import Score, bench, ranked
 from deltagram.jobs.candidates import TABLE, plan_text
 from deltagram.jobs.decision import LARGE, Statistics, decide
-from deltagram.jobs.evidence import Evidence
+from deltagram.jobs.evidence import Evidence, Labelled
 from deltagram.jobs.groups import VECTORS, grouped
 from deltagram.jobs.guarantee import guarantee
 from deltagram.jobs.select import select as job
@@ -193,6 +196,59 @@ def test_agreement_holds_as_often_as_it_says() -> None:
         failures += guarantee(other[at], pool[at], counted="").at_least > truth
     # Binomial(200, .05) exceeds 20 with probability 8e-4; drawing without replacement makes it rarer still.
     assert failures <= 20
+
+
+SCORES = st.lists(
+    st.builds(
+        Score, loss=st.integers(-5, 5).map(float), change=st.integers(0, 9).map(float),
+        noise=st.sampled_from([0.0, 2.0]),
+    ),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+@given(SCORES, st.sampled_from([-3.0, 0.0, 2.0, math.inf]))
+def test_labels_decide_what_they_can_tell_and_the_change_decides_the_rest(scores: list[Score], at_most: float) -> None:
+    order = ranked(scores, at_most=at_most)
+    assert sorted(order) == list(range(len(scores)))
+    least = min(scores, key=lambda score: (score.loss, score.change))
+    alike = [s for s in scores if s.loss == least.loss or s.loss <= min(least.loss + least.noise, at_most)]
+    first = scores[order[0]]
+    assert first in alike
+    assert first.change == min(score.change for score in alike)
+    assert first.loss <= at_most or least.loss > at_most
+    if not least.noise:
+        assert [scores[place].loss for place in order] == sorted(score.loss for score in scores)
+
+
+def test_the_noise_of_a_metric_is_its_standard_error() -> None:
+    """Of a share p of n texts it is sqrt(p (1 - p) / n); and what two models get wrong alike is no difference."""
+    rng = np.random.default_rng(3)
+    wrong = (rng.random(400) < 0.2).astype(np.float64)
+
+    def error_of(found: Any, chosen: Any = slice(None)) -> float:
+        return float(found[chosen].mean())
+
+    known = Labelled(batches=[], metric="accuracy", texts=400, outcomes=lambda: wrong, error_of=error_of)
+    assert known.noise(wrong, np.zeros(400)) == pytest.approx(
+        math.sqrt(wrong.mean() * (1 - wrong.mean()) / 400), rel=0.15
+    )
+    assert known.noise(wrong, wrong) == 0.0
+
+
+def test_labels_that_cannot_tell_leave_it_to_the_change(desk: Path, tmp_path: Path) -> None:
+    """Eight labels: nearly all candidates are alike by them, and what changes answers least is taken."""
+    texts = sentences(8, seed=5)
+    write_rows(tmp_path / "labels.jsonl", [{"text": text, "label": at % 3} for at, text in enumerate(texts)])
+    record = select(
+        desk / "base", desk / "tuned", calibration=desk / "texts.jsonl", labels=tmp_path / "labels.jsonl", budget=BUDGET
+    )
+    chosen, table = record.numbers["recommended"], record.numbers["table"]
+    least = min(table, key=lambda row: (row["loss"], row["change"]))
+    alike = [row for row in table if row["loss"] <= least["loss"] + least["noise"]]
+    plain = min(row["loss"] for row in table if (row["mask"], row["values"], row["rule"]) == ("random", "bf16", "dare"))
+    assert chosen["loss"] <= plain
+    assert chosen["change"] == min(row["change"] for row in alike if row["loss"] <= max(least["loss"], plain))
 
 
 @pytest.mark.parametrize(

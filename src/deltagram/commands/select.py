@@ -79,6 +79,11 @@ def show_select(record: "Record") -> None:
     page.print()
     page.print(f"What was measured on {n['texts']} texts (score: {n['score']}; the less the better):")
     page.print(_table(n["table"], n["recommended"]))
+    if n["recommended"]["noise"]:
+        page.print(
+            f"Scores within {n['recommended']['noise']:.4f} (one standard error over the labelled texts) of the least "
+            "count as alike: of those the least change is recommended."
+        )
     page.print()
     _recommend(n["recommended"], record.settings)
 
@@ -86,15 +91,15 @@ def show_select(record: "Record") -> None:
 def _table(rows: "list[Mapping[str, Any]]", chosen: "Mapping[str, Any]") -> Any:
     labelled = any(row["metric"] is not None for row in rows)
     page = show.table(
-        "mask", "values", "keep", "vectors", "divide by", "bytes", "ratio", "score", *(("metric",) if labelled else ()),
-        "agrees", "",
+        "mask", "values", "keep", "vectors", "divide by", "bytes", "ratio", "score",
+        *(("metric", "change") if labelled else ()), "agrees", "",
     )  # fmt: skip
     for row in rows:
         page.add_row(
             row["mask"] + (", by layer" if row["by_layer"] else ""),
             row["values"], f"{row['keep']:.3%}", row["vectors"],
             row["rule"], show.size(row["bytes"]), f"{row['ratio']:.0f}x", f"{row['loss']:.4f}",
-            *((f"{row['metric']:.4f}",) if labelled else ()),
+            *((f"{row['metric']:.4f}", f"{row['change']:.4f}") if labelled else ()),
             "" if row["agreement"] is None else f"{row['agreement']:.1%}",
             "<- recommended" if all(row[key] == chosen[key] for key in row) else "",
         )  # fmt: skip

@@ -29,22 +29,36 @@ NOTHING: Final[Mapping[str, Whole]] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """How far a variant is from the fine-tuned model; `loss` is what is minimised, `change` parts equals.
+    """How far a variant is from the fine-tuned model; `loss` is what is minimised, `change` parts those alike in it.
 
     `change`: mean absolute change of what it says, over that of leaving out the delta (0: none, 1: as bad as without
     it); of a trained classifier the class probabilities, of other models the last hidden states. `loss`: the metric
-    that is lost on labelled texts; without any, `change`. `agreement`: share of the choosing texts decided alike.
+    that is lost on labelled texts, and `noise` its standard error over texts; without any, `change`, and 0.
+    `agreement`: share of the choosing texts decided alike.
     """
 
     loss: float
     change: float
+    noise: float = 0.0
     metric: float | None = None
     agreement: float | None = None
 
-    @property
-    def order(self) -> tuple[float, float]:
-        """What is compared."""
-        return self.loss, self.change
+
+def ranked(scores: Sequence[Score], *, at_most: float = math.inf) -> list[int]:
+    """Places in `scores`, the best first; of equals the earlier one.
+
+    Those whose loss the labels cannot tell from the least come first (within the `noise` of the least: the rule of one
+    standard error of Breiman et al. 1984, and no more than `at_most`), the least changed of them leading. Without
+    labels there is no noise, and loss is change.
+    """
+    least = min(scores, key=lambda score: (score.loss, score.change))
+    bound = max(least.loss, min(least.loss + least.noise, at_most))
+
+    def order(place: int) -> tuple[bool, float, float]:
+        score = scores[place]
+        return score.loss > bound, score.change if score.loss <= bound else score.loss, score.change
+
+    return sorted(range(len(scores)), key=order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +122,12 @@ class Bench:
 
     def score(self) -> Score:
         """Everything measured of what is on the model. Raises SettingError where a number is not finite."""
-        change, metric = self.change(), None
+        change, metric, noise = self.change(), None, 0.0
         loss = change
         if self.labelled is not None:
-            error = self.labelled.error()
-            loss = error - self.expected.error
+            found = self.labelled.outcomes()
+            error = self.labelled.error_of(found)
+            loss, noise = error - self.expected.error, self.labelled.noise(found, self.expected.outcomes)
             metric = self.shown(error)
         agreement = None
         if guarantee.counted(self.run):
@@ -120,7 +135,7 @@ class Bench:
             agreement = float((now == self.expected.scored).mean())
         if not (math.isfinite(loss) and math.isfinite(change)):
             raise SettingError("the score", f"is {loss} (output change {change})", fix="check the model and the texts")
-        return Score(loss=loss, change=change, metric=metric, agreement=agreement)
+        return Score(loss=loss, change=change, noise=noise, metric=metric, agreement=agreement)
 
     def shown(self, error: float) -> float:
         """A metric as people know it, from the error that is minimised."""
@@ -141,13 +156,14 @@ class Bench:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the fine-tuned model says: hidden states or class probabilities, targets, decisions, error; and the unit of
-    change."""
+    """What the fine-tuned model says: hidden states or class probabilities, targets, decisions, what it gets wrong on
+    labelled texts (`outcomes`, and their `error`); and the unit of change."""
 
     hidden: list[Any]
     probabilities: F64 | None
     targets: list[distil.Target]
     scored: guarantee.Decisions
+    outcomes: F64
     error: float
     unit: float
 
@@ -178,11 +194,12 @@ def bench(
         classifies = trained_classifier(run) and len(run.classes) > 1
         decided = bool(guarantee.counted(run))
         none = np.empty(0, np.int64)
+        outcomes = known.outcomes() if known else np.empty(0)
         expected = Expected(
             hidden=[] if classifies else outputs.hidden_states(run, scored),
             probabilities=_probabilities(run, scored) if classifies else None, targets=distil.targets(run, fitted),
             scored=guarantee.decisions(run, scored) if decided else none,
-            error=known.error() if known else 0.0, unit=1.0,
+            outcomes=outcomes, error=known.error_of(outcomes) if known else 0.0, unit=1.0,
         )  # fmt: skip
         made = Bench(
             run=run, base=base, tuned=tuned, plan=plan, texts=texts, scored=scored, fitted=fitted, held_out=held_out,

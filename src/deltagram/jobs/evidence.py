@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from deltagram.arrays import F64
 from deltagram.data.tables import class_index, read_table
 from deltagram.errors import SettingError
 from deltagram.training import outputs
@@ -15,6 +17,9 @@ from deltagram.training.metrics import METRICS, PERPLEXITY
 
 SEARCHED: Final = 64
 FITTED: Final = 512
+_RESAMPLED: Final = 200
+_ALL: Final = slice(None)
+I64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +116,30 @@ def trained_classifier(run: Loaded) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """Labelled texts in batches, and the metric of a model on them: `error` is lower, `metric` better if higher."""
+    """Labelled texts in batches, and what a model gets wrong on them.
+
+    `outcomes` asks the model: a row a text. `error_of` is the number to be minimised (the metric with its sign turned,
+    or the perplexity) of all rows or of the chosen ones, which may repeat.
+    """
 
     batches: list[Batch]
     metric: str
     texts: int
-    error: Callable[[], float]
+    outcomes: Callable[[], F64]
+    error_of: Callable[..., float]
+
+    def error(self) -> float:
+        """Of the model as it is."""
+        return self.error_of(self.outcomes())
+
+    def noise(self, found: F64, reference: F64) -> float:
+        """Standard error of the error of `found` above that of `reference`: other texts might have been labelled.
+
+        A paired bootstrap over texts.
+        """
+        rng = np.random.default_rng(0)
+        drawn = (rng.integers(0, len(found), len(found)) for _ in range(_RESAMPLED))
+        return float(np.nanstd([self.error_of(found, at) - self.error_of(reference, at) for at in drawn]))
 
 
 def labelled(run: Loaded, evidence: Evidence) -> Labelled:
@@ -130,16 +153,21 @@ def measured(run: Loaded, known: LabelledTexts, *, max_length: int) -> Labelled:
     made = batches(run, known.text, max_length=max_length)
     if known.truth is None:
         return Labelled(
-            batches=made,
-            metric=known.metric,
-            texts=len(known.text),
-            error=lambda: float(np.exp(outputs.next_token_nll(run, made))),
-        )
-    truth = np.asarray(known.truth, np.int64)
+            batches=made, metric=known.metric, texts=len(known.text), outcomes=lambda: outputs.text_nll(run, made),
+            error_of=_perplexity,
+        )  # fmt: skip
     order = [sample for batch in made for sample in batch.samples]
+    truth = np.asarray(known.truth, np.int64)[order]
 
-    def error() -> float:
-        found = outputs.predictions(run, made)
-        return -METRICS[known.metric](truth[order], found[order])
+    def error_of(found: F64, chosen: I64 | slice = _ALL) -> float:
+        return -METRICS[known.metric](truth[chosen], found[chosen].astype(np.int64))
 
-    return Labelled(batches=made, metric=known.metric, texts=len(known.text), error=error)
+    return Labelled(
+        batches=made, metric=known.metric, texts=len(known.text), error_of=error_of,
+        outcomes=lambda: outputs.predictions(run, made)[order].astype(np.float64),
+    )  # fmt: skip
+
+
+def _perplexity(found: F64, chosen: I64 | slice = _ALL) -> float:
+    total, count = found[chosen].sum(0)
+    return float(np.exp(total / count))

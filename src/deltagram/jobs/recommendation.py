@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deltagram.jobs.bench import Bench
+from deltagram.jobs.bench import Bench, Score, ranked
 from deltagram.jobs.candidates import plan_text
 from deltagram.jobs.card import model_card
 from deltagram.jobs.evidence import Evidence
@@ -18,10 +18,14 @@ from deltagram.store.staging import staged
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """A winning row and its delta in the scratch folder; `fit` are the texts its values were fitted to, if any."""
+    """A winning row and its delta in the scratch folder, its `score` measured again.
+
+    `fit` are the texts that its values were fitted to, if any.
+    """
 
     row: Row
     made: Made
+    score: Score
     told: Mapping[str, Any]
     fit: Evidence | None
 
@@ -59,14 +63,14 @@ def recommend(on: Bench, shop: Workshop, row: Row, *, refit: Evidence | None) ->
     if refit is None:
         return plain
     fitted = _made(on, shop, row, replace(refit, texts=on.texts.leading))
-    if not _better(fitted.told, plain.told):
+    if not _better(fitted.score, plain.score):
         return plain
-    return replace(fitted, told={**fitted.told, "before_refit": plain.told["score_again"]})
+    return replace(fitted, told={**fitted.told, "before_refit": plain.score.loss})
 
 
-def _better(fitted: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+def _better(fitted: Score, before: Score) -> bool:
     """Whether fitted values are kept."""
-    return bool(fitted["score_again"] <= before["score_again"])
+    return ranked([fitted, before])[0] == 0
 
 
 def _made(on: Bench, shop: Workshop, row: Row, fit: Evidence | None) -> Recommendation:
@@ -80,4 +84,4 @@ def _made(on: Bench, shop: Workshop, row: Row, fit: Evidence | None) -> Recommen
         "score_again": again.loss, "agreement_again": again.agreement, "refit": fit is not None,
         "guarantee": None if found is None else asdict(found),
     }  # fmt: skip
-    return Recommendation(row=row, made=made, told=told, fit=fit)
+    return Recommendation(row=row, made=made, score=again, told=told, fit=fit)

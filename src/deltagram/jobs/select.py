@@ -106,7 +106,7 @@ def _found(
         looked = replace(evidence, texts=len(on.texts.scored))
         if evidence.calibration is not None:
             shop = replace(shop, norms=norms_on(on.run, looked))
-        games = Tournament(on, shop, progress=shop.progress)
+        games = Tournament(on, shop, most_lost=math.inf if max_loss is None else max_loss, progress=shop.progress)
         by_budget = rounds(games, dense, budget=budget, max_loss=max_loss)
         chosen = recommend(on, shop, recommended(by_budget, max_loss), refit=evidence if refit else None)
         plain = next((row for row in by_budget[-1] if row.candidate.plain), None)

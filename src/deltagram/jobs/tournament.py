@@ -1,11 +1,12 @@
 """Candidates of one size in bytes, all measured on the fine-tuned model; the best are refined."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from deltagram.delta.allocation import kept_shares
-from deltagram.jobs.bench import Bench, Score
+from deltagram.jobs.bench import Bench, Score, ranked
 from deltagram.jobs.candidates import TABLE, Candidate
 from deltagram.jobs.divisors import default_of, distilled, family, fine, quick
 from deltagram.jobs.groups import VECTORS, grouped
@@ -26,21 +27,29 @@ class Row:
     divisors: Divisors = field(repr=False)
     score: Score
 
+    @property
+    def plain(self) -> bool:
+        """Whether this is DARE."""
+        return self.candidate.plain and self.rule == "dare"
+
     def numbers(self, dense: int) -> dict[str, Any]:
         """As plain data; `dense` are the bytes of the model in bfloat16."""
         return {
             "bytes": self.nbytes, "ratio": round(dense / self.nbytes, 1), "mask": self.candidate.method,
             "values": self.candidate.values, "keep": self.candidate.keep, "vectors": self.candidate.vectors,
             "by_layer": bool(self.candidate.share), "rule": self.rule, "loss": self.score.loss,
-            "change": self.score.change, "metric": self.score.metric, "agreement": self.score.agreement,
+            "change": self.score.change, "noise": self.score.noise, "metric": self.score.metric,
+            "agreement": self.score.agreement,
         }  # fmt: skip
 
 
 class Tournament:
     """Candidates at any budget; floors and the damage that pruning does to each group are measured once."""
 
-    def __init__(self, bench: Bench, workshop: Workshop, *, progress: Progress = SILENT) -> None:
-        self._bench, self._workshop, self._progress = bench, workshop, progress
+    def __init__(
+        self, bench: Bench, workshop: Workshop, *, most_lost: float = math.inf, progress: Progress = SILENT
+    ) -> None:
+        self._bench, self._workshop, self._most_lost, self._progress = bench, workshop, most_lost, progress
         self._floors: dict[str, int] = {}
         self._harm: dict[str, float] = {}
 
@@ -68,9 +77,15 @@ class Tournament:
         if not rows:
             raise below_floor(budget, self.least)
         for vary in (self._other_vectors, self._by_layer):
-            rows += self._measure(self._fit(vary(min(rows, key=_order).candidate), budget), refine=False)
-        rows += self._measure(self._fit(min(rows, key=_order).candidate, budget), refine=True)
-        return _best_of_each(rows)
+            rows += self._measure(self._fit(vary(self._ranked(rows)[0].candidate), budget), refine=False)
+        rows += self._measure(self._fit(self._ranked(rows)[0].candidate, budget), refine=True)
+        return _best_of_each(self._ranked(rows))
+
+    def _ranked(self, rows: Sequence[Row]) -> list[Row]:
+        """The best first; none that loses more than plain DARE, or than may be lost, before one that does not."""
+        rows = sorted(rows, key=lambda row: not row.plain)
+        bound = min([self._most_lost, *(row.score.loss for row in rows if row.plain)])
+        return [rows[place] for place in ranked([row.score for row in rows], at_most=bound)]
 
     def _try(self, candidate: Candidate, budget: int, step: int, table: Sequence[Candidate]) -> Iterator[Row]:
         self._progress.advance(f"candidates of {budget:,} bytes", step, len(table))
@@ -147,14 +162,10 @@ class Tournament:
 _PROBED = 0.05
 
 
-def _order(row: Row) -> tuple[float, float, bool]:
-    return *row.score.order, not (row.candidate.plain and row.rule == "dare")
-
-
 def _best_of_each(rows: Sequence[Row]) -> list[Row]:
-    """The best first, and of rows that differ only in their divisors' values the best alone."""
+    """Of rows that differ only in their divisors' values the first alone."""
     found: dict[tuple[object, ...], Row] = {}
-    for row in sorted(rows, key=_order):
+    for row in rows:
         found.setdefault((*_frozen(row.candidate), row.rule), row)
     return list(found.values())
 

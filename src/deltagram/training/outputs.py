@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deltagram.arrays import F32
+from deltagram.arrays import F32, F64
 from deltagram.training.huggingface import libraries
 from deltagram.training.loaded import Batch, Loaded
 
@@ -51,14 +51,21 @@ def class_logits(run: Loaded, batches: Sequence[Batch]) -> F32:
 
 def next_token_nll(run: Loaded, batches: Sequence[Batch]) -> float:
     """Mean negative log-likelihood, in nats, of each real token given those before it; exp of it is the perplexity."""
+    total, count = text_nll(run, batches).sum(0)
+    return float(total / count)
+
+
+def text_nll(run: Loaded, batches: Sequence[Batch]) -> F64:
+    """For each text, in the order of the batches: that likelihood summed over its tokens, and how many they are."""
     with libraries() as (torch, _), torch.inference_mode():
-        total, count = 0.0, 0
+        rows = []
         for batch in batches:
             real = batch.mask[:, 1:].bool() & batch.mask[:, :-1].bool()
             logits = _logits(run, batch)[:, :-1][real].float()
-            total += float(torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][real], reduction="sum"))
-            count += int(real.sum())
-    return total / count
+            lost = torch.zeros(real.shape, dtype=torch.float64, device=real.device)
+            lost[real] = torch.nn.functional.cross_entropy(logits, batch.ids[:, 1:][real], reduction="none").double()
+            rows.append(torch.stack([lost.sum(1), real.sum(1).double()], 1).cpu().numpy())
+    return np.concatenate(rows)
 
 
 def predictions(run: Loaded, batches: Sequence[Batch]) -> NDArray[np.int64]:
