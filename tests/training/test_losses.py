@@ -16,7 +16,6 @@ from deltagram.errors import SettingError
 from deltagram.jobs import train
 from deltagram.training.losses import LOSSES, Loss, Objective, objective, plain
 from deltagram.training.tasks import Classification
-from deltagram.training.tasks import losses as in_parts
 from tinymodels import mood, tiny_bert, tiny_llama, write_rows
 
 COUNTS = np.array([7, 3, 1])
@@ -67,7 +66,7 @@ def test_the_parts_of_a_step_add_up_to_the_loss_of_the_whole(
         else:
             task = Classification(inputs=Table(rows), label=tuple(label))
             total = 0.0
-            for part in in_parts(torch, model, task, np.arange(len(label)), objective=chosen, parts=parts):
+            for part in chosen.losses(torch, None, model, task, np.arange(len(label)), parts=parts):
                 part.backward()
                 total += part.item()
             # sums of a dozen float32 terms in another order

@@ -12,7 +12,7 @@ from deltagram.errors import SettingError
 from deltagram.progress import SILENT
 from deltagram.training.huggingface import Tokens, greatest_length, tokenize_stream
 from deltagram.training.losses import IGNORED, plain
-from deltagram.training.tasks import Classification, LanguageModelling, Task, losses
+from deltagram.training.tasks import Classification, LanguageModelling, Task
 from tinymodels import tiny_bert, tiny_llama
 
 TOKENS = Tokens(ids=((2, 3, 4), (5, 6), (7, 8, 9, 1)), pad=0)
@@ -51,7 +51,7 @@ def test_the_parts_of_a_step_weigh_as_much_as_their_examples(parts: int) -> None
         model = Echo(0.3, pooled=pooled)
         logits, target = task.pair(torch, model, samples)
         whole = torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORED)
-        found = list(losses(torch, model, task, samples, objective=plain(), parts=parts))
+        found = list(plain().losses(torch, None, model, task, samples, parts=parts))
         assert len(found) == min(parts, 3)
         assert sum(loss.item() for loss in found) == pytest.approx(whole.item(), rel=1e-6)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from deltagram.arrays import F32, F64
 from deltagram.errors import CheckpointError, SettingError
+from deltagram.training.embedding import last_real
 from deltagram.training.huggingface import libraries
 from deltagram.training.loaded import Batch, Loaded
 
@@ -59,7 +60,7 @@ def head_inputs(run: Loaded, head: Head, batches: Sequence[Batch]) -> Iterator[t
                 seen.clear()
                 with torch.inference_mode():
                     said = run.model(input_ids=batch.ids, attention_mask=batch.mask).logits
-                    inputs = _pooled(torch, seen[-1], batch) if seen else None
+                    inputs = _pooled(seen[-1], batch) if seen else None
                     if inputs is None or not _gives(head.module, inputs, said):
                         found = f"the head {head.name} does not give the model's logits from its inputs alone"
                         raise CheckpointError(
@@ -71,13 +72,9 @@ def head_inputs(run: Loaded, head: Head, batches: Sequence[Batch]) -> Iterator[t
             handle.remove()
 
 
-def _pooled(torch: Any, inputs: Any, batch: Batch) -> Any:
+def _pooled(inputs: Any, batch: Batch) -> Any:
     """One input a text: of a layer that sees every token, that at the last real one."""
-    if inputs.ndim == 2:
-        return inputs
-    places = torch.arange(batch.mask.shape[1], device=batch.mask.device)
-    last = (batch.mask * places).argmax(-1)
-    return inputs[torch.arange(len(inputs), device=inputs.device), last]
+    return inputs if inputs.ndim == 2 else last_real(inputs, batch.mask)
 
 
 def _gives(module: Any, inputs: Any, said: Any) -> bool:

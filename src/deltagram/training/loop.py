@@ -8,9 +8,10 @@ from typing import Any
 
 from deltagram.errors import ExtraError, SettingError
 from deltagram.training.batches import I64
+from deltagram.training.contrastive import Contrastive
 from deltagram.training.losses import Objective
 from deltagram.training.recipe import Recipe
-from deltagram.training.tasks import Task, losses
+from deltagram.training.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def seeded(torch: Any, seed: int) -> Iterator[None]:
 
 def descend(
     torch: Any, accelerator: Any, model: Any, optimizer: Any, task: Task, *,
-    batches: Sequence[I64], recipe: Recipe, objective: Objective, start: int = 0,
+    batches: Sequence[I64], recipe: Recipe, objective: Objective | Contrastive, start: int = 0,
 ) -> Iterator[Step]:  # fmt: skip
     """Train `model` in place, from step `start` on; yields each step after it.
 
@@ -91,7 +92,7 @@ def descend(
         for group in optimizer.param_groups:
             group["lr"] = rate
         mean = 0.0
-        for loss in losses(torch, model, task, samples, objective=objective, parts=recipe.accumulate):
+        for loss in objective.losses(torch, accelerator, model, task, samples, parts=recipe.accumulate):
             value = loss.item()
             if not math.isfinite(value):
                 found = f"{recipe.learning_rate}, with which the loss of step {number} is {value}"

@@ -1,8 +1,8 @@
 """What is minimised: a loss by name, made of the settings of a recipe for the classes that are trained on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,20 @@ class Loss:
         return self.name != "ce" or self.class_weight is not None or self.class_counts is not None
 
 
+class Paired(Protocol):
+    """Examples of which a model has logits, and their targets."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """How long each one is."""
+
+    def pair(self, torch: Any, model: Any, samples: I64) -> tuple[Any, Any]:
+        """Logits and targets of some of them."""
+
+    def targets(self, samples: I64) -> I64:
+        """The targets that count."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Objective:
     """A loss module whose sum over a step's parts is divided once: by the weights of all labels of the step.
@@ -90,6 +104,25 @@ class Objective:
     def weight(self, labels: I64) -> float:
         """What a mean over these labels is divided by."""
         return float(len(labels) if self.weights is None else self.weights[labels].sum())
+
+    def losses(
+        self,
+        torch: Any,
+        accelerator: Any,  # noqa: ARG002 - the interface of an objective
+        model: Any,
+        task: Paired,
+        samples: I64,
+        *,
+        parts: int,
+    ) -> Iterator[Any]:
+        """The loss of a step's examples in parts, which add up to the loss of the whole.
+
+        The next part is computed when it is asked for, so that one part's graph is held at a time.
+        """
+        whole = self.weight(task.targets(samples))
+        for part in np.array_split(samples, min(parts, len(samples))):
+            logits, target = task.pair(torch, model, part)
+            yield self.summed(logits, target) / whole
 
     def summed(self, logits: Any, target: Any) -> Any:
         """The sum of the losses of logits (sample, class) over the targets that are not `IGNORED`."""

@@ -1,7 +1,7 @@
 """What a model is trained to do: put examples into classes, or predict the next token."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ from deltagram.errors import SettingError
 from deltagram.progress import Progress
 from deltagram.training.batches import I64, by_length
 from deltagram.training.huggingface import Tokens
-from deltagram.training.losses import IGNORED, Objective
+from deltagram.training.losses import IGNORED, Paired
 from deltagram.training.metrics import METRICS, PERPLEXITY, recall
 
 _AT_ONCE = 64
@@ -30,18 +30,8 @@ class Inputs(Protocol):
         """A model's logits of some of them."""
 
 
-class Task(Protocol):
-    """Examples, and what a model's logits are compared with."""
-
-    @property
-    def lengths(self) -> Sequence[int]:
-        """How long each example is."""
-
-    def pair(self, torch: Any, model: Any, samples: I64) -> tuple[Any, Any]:
-        """Logits, `example class`, and targets, `example`, of some of them; `IGNORED` ones do not count."""
-
-    def targets(self, samples: I64) -> I64:
-        """The targets of these that count."""
+class Task(Paired, Protocol):
+    """Examples, and what a model's logits (example, class) are compared with; `IGNORED` targets do not count."""
 
     def scores(
         self, torch: Any, model: Any, metric: str, *, progress: Progress, seen: Seen | None = None
@@ -147,16 +137,3 @@ class LanguageModelling:
         if not total / count < math.log(1e300):
             raise SettingError("metric", f"{PERPLEXITY} is not finite", fix="train at a lower rate")
         return {metric: math.exp(total / count)}
-
-
-def losses(
-    torch: Any, model: Any, task: Task, samples: I64, *, objective: Objective, parts: int
-) -> Iterator[Any]:  # fmt: skip
-    """The loss of a step's examples in parts, which add up to the loss of the whole.
-
-    The next part is computed when it is asked for, so that one part's graph is held at a time.
-    """
-    whole = objective.weight(task.targets(samples))
-    for part in np.array_split(samples, min(parts, len(samples))):
-        logits, target = task.pair(torch, model, part)
-        yield objective.summed(logits, target) / whole
