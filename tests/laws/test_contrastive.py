@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deltagram.errors import SettingError
 from deltagram.losses import SupervisedContrastive
@@ -348,6 +349,72 @@ def test_extremes_are_finite(dtype: torch.dtype, given_: dict[str, Any], copies:
             expected = slow(loss, z.detach(), LABELS[:6].tolist())
             rtol = 100 * torch.finfo(dtype).eps * max(1.0, 1e9 * (not loss.normalise), 1 / loss.temperature)
             torch.testing.assert_close(value.double(), expected, rtol=min(rtol, 0.05), atol=1e-3)
+
+
+HALVED: dict[str, dict[str, Any]] = {
+    "items": {},
+    "sum": {"reduction": "sum", "weight": [1.0, 3.0, 0.5]},
+    "none": {"reduction": "none"},
+    "prototypes": {"prototypes": torch.eye(3, 4, dtype=torch.float64), "copies": [3, 0, 40.5], "trainable": True},
+}
+
+
+@pytest.mark.parametrize("name", HALVED)
+@pytest.mark.parametrize("tile", [None, 7])
+def test_half_of_the_pairs_are_enough(name: str, tile: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large batches take another way, to the same numbers: here just large enough, and one item too small."""
+    from deltagram.losses import contrastive_halves, contrastive_tiles  # noqa: PLC0415 - to be watched
+
+    z, label, taken = torch.randn(53, 4), torch.randint(3, (53,)), []
+
+    def watched(*given: Any) -> Any:
+        taken.append(len(given[0]))
+        return contrastive_halves.halved_lse(*given)
+
+    monkeypatch.setattr(contrastive_tiles, "halved_lse", watched)
+    found = []
+    for least in (53, 54):
+        monkeypatch.setattr(contrastive_halves, "LEAST_ITEMS", least)
+        loss, x = SupervisedContrastive(**HALVED[name], tile=tile), z.clone().requires_grad_()
+        value = loss(x, label)
+        value.square().sum().backward()
+        found.append((value.detach(), x.grad, [p.grad for p in loss.parameters()]))
+    assert taken
+    assert set(taken) == {53 if name != "prototypes" else 55}
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["free", "cold", "anchors", "in"])
+def test_what_is_not_symmetric_or_bounded_takes_all_pairs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deltagram.losses import contrastive_halves  # noqa: PLC0415 - to be watched
+
+    monkeypatch.setattr(contrastive_halves, "LEAST_ITEMS", 2)
+    z, label = torch.randn(20, 4), torch.randint(3, (20,))
+    plain = SupervisedContrastive(**OPTIONS[name], plain=True)(z, label)
+    torch.testing.assert_close(SupervisedContrastive(**OPTIONS[name])(z, label), plain, rtol=1e-12, atol=1e-12)
+
+
+class Largest(TorchDispatchMode):
+    """The most entries that any tensor has that an operation makes."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for part in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(part, torch.Tensor):
+                self.entries = max(self.entries, part.numel())
+        return made
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_nothing_is_as_large_as_all_pairs(name: str) -> None:
+    """Forward and back, nothing larger than tile x keys is made, where the plain way makes keys x keys."""
+    z, label = torch.randn(1100, 4, requires_grad=True), torch.randint(3, (1100,))
+    for given_, bound in (({"tile": 8}, 8 * 1103), ({"plain": True}, None)):
+        with Largest() as seen:
+            SupervisedContrastive(**OPTIONS[name], **given_)(z, label).sum().backward()
+        assert seen.entries <= bound if bound else seen.entries >= 1100**2
 
 
 def test_rows_of_zeros_stay_and_get_no_gradient() -> None:

@@ -15,7 +15,8 @@ from deltagram.arrays import F64
 from deltagram.errors import SettingError
 from deltagram.losses.contrastive_batch import HALF, Items, held_copies, held_prototypes, read_items, unit
 from deltagram.losses.contrastive_gather import GRADIENTS, Everyone, gathered, total
-from deltagram.losses.contrastive_tiles import EachLse, Pairs, WeightedLosses, plain_lse
+from deltagram.losses.contrastive_pairs import Pairs, plain_lse
+from deltagram.losses.contrastive_tiles import EachLse, WeightedLosses
 from deltagram.losses.counts import ClassWeight, chosen_weights, either
 
 __all__ = ["SupervisedContrastive"]
@@ -148,7 +149,8 @@ class SupervisedContrastive(torch.nn.Module):
         if self.prototypes is None or self.copies is None:
             if everyone.items < 2:
                 expected = "at least 2 that have labels, or prototypes"
-                raise SettingError("SupervisedContrastive", f"the batch has {everyone.items} item", expected=expected)
+                found = f"the batch has {everyone.items} item{'s' * (everyone.items != 1)}"
+                raise SettingError("SupervisedContrastive", found, expected=expected)
             return rows, label, None
         if not everyone.items:
             raise SettingError("SupervisedContrastive", "the batch has 0 items", expected="at least 1 that has a label")
