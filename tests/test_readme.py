@@ -23,6 +23,7 @@ PAGES = [
     "docs/training.md",
     "docs/callback.md",
     "docs/losses.md",
+    "docs/contrastive.md",
     "docs/measuring.md",
     "docs/predicting.md",
     "docs/diagnosing.md",

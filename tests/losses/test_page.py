@@ -11,18 +11,30 @@ import torch
 
 from deltagram.errors import ExtraError
 
-PAGE = Path(__file__).parents[2] / "docs" / "losses.md"
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def run(page: str, *, blocks: int) -> dict[str, Any]:
+    """The names that a page's own words make."""
+    found = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text("utf-8"), re.DOTALL)
+    kept = [block for block in found if "Trainer" not in block]
+    names: dict[str, Any] = {}
+    for block in kept:
+        exec(block, names)  # the page's own words
+    assert len(kept) == blocks
+    return names
 
 
 def test_the_page_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    run = [block for block in blocks if "Trainer" not in block]
-    names: dict[str, Any] = {}
-    for block in run:
-        exec(block, names)  # the page's own words
-    assert len(run) == 4
+    names = run("losses.md", blocks=4)
     assert names["logits"].shape == (8, 3)
     assert len(names["chosen"]) == int(names["counts"].sum())
+
+
+def test_the_contrastive_page_runs() -> None:
+    names = run("contrastive.md", blocks=4)
+    assert names["embeddings"].grad.shape == (64, 128)
+    assert names["value"].isfinite()
 
 
 def test_importing_the_rooms_does_not_import_torch() -> None:
@@ -33,12 +45,20 @@ def test_importing_the_rooms_does_not_import_torch() -> None:
 def test_the_room_has_its_names() -> None:
     import deltagram.losses as room  # noqa: PLC0415 - as a room
 
-    assert room.__all__ == ["CDT", "LDT", "VS", "CrossEntropy", "LogitAdjusted"]
-    assert all(issubclass(getattr(room, name), torch.nn.Module) for name in room.__all__)
+    assert room.__all__ == [
+        "CDT", "LDT", "VS", "CrossEntropy", "LogitAdjusted", "SupervisedContrastive", "cached_backward",
+    ]  # fmt: skip
+    classes = [name for name in room.__all__ if name != "cached_backward"]
+    assert all(issubclass(getattr(room, name), torch.nn.Module) for name in classes)
 
 
 @pytest.mark.parametrize(
-    ("room", "file", "name"), [("losses", "cross_entropy", "CDT"), ("training", "heads", "FixedClassifier")]
+    ("room", "file", "name"),
+    [
+        ("losses", "cross_entropy", "CDT"),
+        ("losses", "contrastive", "SupervisedContrastive"),
+        ("training", "heads", "FixedClassifier"),
+    ],
 )
 def test_without_torch_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, room: str, file: str, name: str) -> None:
     import deltagram  # noqa: PLC0415 - names are looked up while torch is away
