@@ -17,7 +17,7 @@ from deltagram.geometry.gramprogram import Contrast, Point
 from deltagram.seeds import key
 
 _NEWTON: Final = 60  # steps at most
-_KRYLOV: Final = 300  # products with the Hessian a step, at most
+_KRYLOV: Final = 1000  # products with the Hessian a step, at most
 _FALLS: Final = 0.9  # a step that shortens the gradient less than to this share meets rounding
 _ROUNDING: Final = 1e-14  # of the objective: more than that is a rise
 _RANK: Final = 1e-6  # of the largest singular value: vectors are known to the root of rounding
