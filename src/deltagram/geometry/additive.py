@@ -1,4 +1,4 @@
-"""Which Grams of prototypes the loss reproduces where features are free and copies are many: those with additive cosines.
+"""Grams of prototypes that free features take on as copies grow: those with additive cosines and balancing weights.
 
 In the limit of many copies a class minimises `log sum_c' q_c' e^{h.w_c'/t} - h.w_c/t` over unit vectors; `h = w_c` for
 every class if and only if `sum_c' q_c' e^{w_c.w_c'/t} w_c'` lies along `w_c`. With cosines `s_c + s_c'` and positive
@@ -32,9 +32,7 @@ class Additive:
         k = len(a)
         fine = k > 1 and np.isfinite(a).all() and (a > 0).all() and abs(a.sum() - 1) < 1e-9 * k
         if not (fine and (a.max() < 0.5 or k == 2)):
-            raise SettingError(
-                "weights", "make no design", expected="positive numbers of sum 1, each below one half"
-            )
+            raise SettingError("weights", "make no design", expected="positive numbers of sum 1, each below one half")
         if k == 2 and abs(a[0] - 0.5) > 1e-9:
             raise SettingError("weights", f"{a[0]:g} and {a[1]:g}", expected="one half each for two classes")
 

@@ -9,7 +9,6 @@ from scipy.optimize import linprog
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
-from deltagram.geometry.additive import Additive
 from deltagram.geometry.problem import check_positive
 
 _CLOSE: Final = 1e-6  # of the norm: a wanted Gram is typed, or the product of single-precision vectors
@@ -65,15 +64,21 @@ def admissible(
     if dim is not None and rank > dim:
         reasons.append(f"the rank is {rank}: {dim} dimensions are too few")
     if weights is None:
-        reasons.append("no positive weights balance the vectors to zero: the loss does not see a shift of all prototypes")
+        reasons.append(
+            "no positive weights balance the vectors to zero: the loss does not see a shift of all prototypes"
+        )
     if off > close and (rank >= k - 1 or temperature is None or matching_copies(g, temperature) is None):
-        known = "" if rank >= k - 1 or temperature is not None else "; below rank k - 1 it depends on the temperature: give it"
+        known = (
+            ""
+            if rank >= k - 1 or temperature is not None
+            else "; below rank k - 1 it depends on the temperature: give it"
+        )
         reasons.append(f"a cosine is {off:.3g} from a sum s_c + s_c': no copies make these prototypes exact{known}")
     return Verdict(least=float(sizes[0]), rank=rank, weights=weights, off=off, reasons=tuple(reasons))
 
 
 def matching_copies(gram: ArrayLike, temperature: float, *, tolerance: float = _CLOSE) -> F64 | None:
-    """Copies of mean 1 (class) that make prototypes of this Gram the minimiser as copies grow, or None if there are none.
+    """Copies of mean 1 (class) that make prototypes of this Gram the minimiser as copies grow; None if there are none.
 
     The condition, `sum_c' q_c' e^{G_yc' / t} w_c'` along `w_y` for every class y, is linear in q: a positive solution
     is looked for in its null space. Raises SettingError for what is not a Gram, or a temperature that is not positive.
@@ -90,7 +95,10 @@ def matching_copies(gram: ArrayLike, temperature: float, *, tolerance: float = _
     rules = (pull[:, :, None] * turned).transpose(0, 2, 1).reshape(-1, len(g))
     _, strength, directions = np.linalg.svd(rules, full_matrices=False)
     found = positive(directions[strength <= tolerance * strength[0]].T)
-    return None if found is None else found * len(g)
+    if found is None:
+        return None
+    copies: F64 = found * len(g)
+    return copies
 
 
 def wanted(gram: ArrayLike, *, tolerance: float = _CLOSE) -> F64:

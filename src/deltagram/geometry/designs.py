@@ -1,4 +1,4 @@
-"""Fixed prototypes, one unit vector a class: simplex, orthogonal frame, wide separation in any dimension, chosen angles.
+"""Fixed prototypes, one unit vector a class: the simplex, the orthogonal frame, chosen angles of rare classes.
 
 Each returns (class, feature), float64, the same for the same seed.
 """
@@ -70,7 +70,7 @@ def _least(where: str, needed: int, dim: int | None, classes: int, fix: str) -> 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chosen:
-    """Prototypes at chosen angles, (class, feature), and what they need: `additive` says which copies make them exact."""
+    """Prototypes at chosen angles, (class, feature); `additive` says which copies make them exact."""
 
     vectors: F64
     additive: Additive
@@ -139,4 +139,3 @@ def minority_angle(counts: ArrayLike, degrees: float, *, dim: int | None = None,
         )  # fmt: skip
     share = brentq(lambda x: cosine(x) - wanted, shares[at[0]], shares[at[0] + 1], xtol=1e-15)
     return placed(made(float(share)), dim=dim, seed=seed)
-

@@ -130,7 +130,7 @@ class Point:
 
     @cached_property
     def excess(self) -> float:
-        """The loss less `Contrast.offset`: what lies above features all alike and all at their prototypes, at least 0."""
+        """The loss less `Contrast.offset`: what other classes add, and the way to the prototypes; at least 0."""
         c, rise = self.contrast, self._terms[2]
         loss = np.log1p(rise)
         if c.prototypes.shape[1]:

@@ -103,7 +103,8 @@ class _Search:
         """About the root of the curvature, (group, 1)."""
         c = self.contrast
         met = c.sizes * c.counts  # a class that is no anchor is still met by others
-        return np.sqrt(met / met.max())[:, None]
+        found: F64 = np.sqrt(met / met.max())[:, None]
+        return found
 
     def start(self) -> F64:
         """Drawn, or near the prototypes where there are some; (group, width + 1), unit rows."""

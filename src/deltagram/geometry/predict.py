@@ -22,6 +22,23 @@ from deltagram.geometry.matrix import Matrix
 from deltagram.geometry.problem import Problem, scale_by_counts
 from deltagram.geometry.roots import Projected
 
+__all__ = [
+    "TARGETS",
+    "Certificate",
+    "cdt",
+    "certificate",
+    "cross_entropy",
+    "enough_dimensions",
+    "etf",
+    "free_bias",
+    "ldt",
+    "margin_solution",
+    "orthogonal_frame",
+    "prototypes",
+    "seli",
+    "supervised_contrastive",
+]
+
 _SCALE: Final = "margins of 1; classifiers and means share one norm budget"
 _BLOCK: Final = 1024  # rows of a matrix of k x k that are looked at together
 
