@@ -128,7 +128,8 @@ def shifts_of(g: F64) -> F64:
     k = len(g)
     rows = g.sum(1) - np.diag(g)
     if k == 2:
-        return rows / 2
+        half: F64 = rows / 2
+        return half
     found: F64 = (rows - rows.sum() / (2 * (k - 1))) / (k - 2)
     return found
 

@@ -192,7 +192,7 @@ def _told(q: F64, *, limit: bool, reason: str | None) -> dict[str, str]:
 
 
 def _of(means: Matrix, counts: F64, name: str, told: Mapping[str, str]) -> Geometry:
-    return Geometry(name=name, means=means, counts=counts, conventions=dict(told))
+    return Geometry(name=name, means=means, counts=counts, conventions={**told, "centring": "none: measure with it"})
 
 
 def _gram(found: Solution) -> Matrix:

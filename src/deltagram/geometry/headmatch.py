@@ -55,6 +55,6 @@ _ACUTE: Final = (
 )
 _UNBALANCED: Final = (
     "prototypes that no positive weights balance, such as an orthogonal frame, and free features: the loss does not "
-    "see a shift of all prototypes, and features go to the centred ones (a simplex, for the frame); end the network with a "
-    "ReLU or softplus, or use the simplex (design etf)"
+    "see a shift of all prototypes, and features go to the centred ones (a simplex, for the frame); end the network "
+    "with a ReLU or softplus, or use the simplex (design etf)"
 )
