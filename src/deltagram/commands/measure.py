@@ -27,7 +27,8 @@ def measure(
         str | None, typer.Option(help="class_mean, sample_mean, none, or weights such as 1,2,2; by the weighting.")
     ] = None,
     against: Annotated[
-        list[str] | None, typer.Option(help="Geometry to compare with (repeatable): etf, orthogonal-frame, seli.")
+        list[str] | None,
+        typer.Option(help="Geometry to compare with (repeatable): etf, orthogonal-frame, seli, or a file of predict."),
     ] = None,
     class_counts: Annotated[
         str | None, typer.Option(help="For seli: samples a class in training (500x5,50x5, or a file); as measured.")

@@ -1,7 +1,7 @@
 """`predict`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -15,11 +15,19 @@ if TYPE_CHECKING:
     from deltagram.records import Record
 
 
+_GAP: Final = 1e-6  # relative: more is no certificate
+_MEANS: Final = {"mean_norm": "|m|", "mean_cosine": "cos m, m'", "mean_cosine_others": "cos with others"}
+_COLUMNS: Final = {
+    "classifier_norm": "|w|", "classifier_cosine": "cos w, w'", "classifier_cosine_others": "cos with others",
+    **_MEANS, "alignment": "cos w, m",
+}  # fmt: skip
+
+
 def predict(
     counts: Annotated[
         str, typer.Option(help="Samples a class: 500,500,50 or 500x5,50x5, or a .json or .txt file of numbers.")
     ],
-    loss: Annotated[str, typer.Option(help="ce, la, cdt, ldt or vs.")] = "ce",
+    loss: Annotated[str, typer.Option(help="ce, la, cdt, ldt, vs, scl or scl-prototypes.")] = "ce",
     gamma: Annotated[float | None, typer.Option(help="Multipliers n^gamma: cdt, ldt (default .5), vs (.3).")] = None,
     tau: Annotated[float | None, typer.Option(help="la, vs: offset tau log(prior) on the logits (default 1).")] = None,
     class_scale: Annotated[str | None, typer.Option(help="cdt, vs: a multiplier a class, as --counts.")] = None,
@@ -36,11 +44,25 @@ def predict(
     tune: Annotated[
         str | None, typer.Option(help="Parameters for a geometry: simplex, alignment, equal-norms, equal-angles.")
     ] = None,
+    temperature: Annotated[float | None, typer.Option(help="scl, scl-prototypes: temperature (default .1).")] = None,
+    features: Annotated[
+        str | None, typer.Option(help="scl, scl-prototypes: relu (not negative; scl's default) or free.")
+    ] = None,
+    design: Annotated[
+        str | None, typer.Option(help="scl-prototypes: etf, of, separation (with --dim) or minority:DEGREES.")
+    ] = None,
+    copies: Annotated[
+        str | None, typer.Option(help="scl-prototypes: copies of each prototype (default 1), or a class each.")
+    ] = None,
+    limit: Annotated[bool, typer.Option("--limit", help="scl-prototypes: copies beyond number.")] = False,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="scl-prototypes: design and features that do not go together.")
+    ] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the geometry there, as JSON.")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Predict classifiers and class means from class counts and a loss, in closed form or at a ridge."""
+    """Predict classifiers and class means from class counts and a loss: in closed form, or with a certificate."""
     from deltagram import jobs  # noqa: PLC0415 - keeps --help fast
 
     if reduction not in ("mean", "sum"):
@@ -51,8 +73,10 @@ def predict(
         class_scale=None if class_scale is None else numbers("--class-scale", class_scale),
         label_scale=None if label_scale is None else numbers("--label-scale", label_scale),
         class_weight=weight, ridge=ridge, weight_decay=weight_decay, feature_decay=feature_decay,
-        reduction="sum" if reduction == "sum" else "mean", free_bias=free_bias, dim=dim, tune=tune, out=out,
-        force=force,
+        reduction="sum" if reduction == "sum" else "mean", free_bias=free_bias, dim=dim, tune=tune,
+        temperature=temperature, features=features, design=design,
+        copies=None if copies is None else numbers("--copies", copies), limit=limit, allow_mismatch=allow_mismatch,
+        out=out, force=force,
     )  # fmt: skip
     emit(record, show_predict, json=json)
 
@@ -70,6 +94,7 @@ def show_predict(record: "Record") -> None:
         page.print(f"distance to {name}: {parts}")
     page.print("(Frobenius distance of Gram matrices of norm 1: 0 equal, 1.414 orthogonal)")
     _proof(n)
+    _contrastive(n)
     for name, text in n["conventions"].items():
         page.print(f"{name}: {text}")
     if record.settings["tau"] is not None or record.settings["loss"] in ("la", "vs"):
@@ -77,18 +102,13 @@ def show_predict(record: "Record") -> None:
 
 
 def rows_table(rows: "list[Mapping[str, Any]]") -> Any:
-    """Classes of one count a row: norms, cosines and alignment."""
-    page = show.table(
-        "samples a class", "classes", "|w|", "cos w, w'", "cos with others", "|m|", "cos m, m'", "cos with others",
-        "cos w, m",
-    )  # fmt: skip
+    """Classes of one count a row: norms, cosines and alignment; means alone where there are no classifiers."""
+    columns = _MEANS if all(row["classifier_norm"] is None for row in rows) else _COLUMNS
+    page = show.table("samples a class", "classes", *columns.values())
     for row in rows:
         label = f"{row['most']:,.0f}" if row["least"] == row["most"] else f"{row['most']:,.0f} to {row['least']:,.0f}"
-        names = (
-            "classifier_norm", "classifier_cosine", "classifier_cosine_others", "mean_norm", "mean_cosine",
-            "mean_cosine_others", "alignment",
-        )  # fmt: skip
-        page.add_row(label, f"{row['classes']:,}", *("" if row[name] is None else f"{row[name]:.4f}" for name in names))
+        cells = ("" if row[name] is None else f"{row[name]:.4f}" for name in columns)
+        page.add_row(label, f"{row['classes']:,}", *cells)
     return page
 
 
@@ -107,6 +127,31 @@ def _proof(n: "Mapping[str, Any]") -> None:
     if n["merges_from"] is not None:
         merged = f"; {n['merged']} of the classes have" if n["merged"] else ""
         page.print(f"classes of one kind merge from a ridge of {n['merges_from']:.4g} on{merged}")
+
+
+def _contrastive(n: "Mapping[str, Any]") -> None:
+    """The bound that is attained or the duality gap, and the design's own numbers."""
+    page = show.out()
+    if "bound" in n:
+        page.print(f"attains the lower bound of the loss, {n['bound']:.6g} summed over samples in one batch")
+    if "excess" in n:
+        found = n["excess"]
+        page.print(
+            f"loss {found['value']:.6g} summed over samples in one batch, of which geometry decides "
+            f"{found['primal']:.4g}; duality gap {found['gap']:.1e} of that"
+        )
+        if found["gap"] > _GAP:
+            page.print("the gap is wide: the best for these dimensions that was found, not shown to be the best")
+    if "design" in n:
+        found = n["design"]
+        page.print(f"distance of the class means from the prototypes: {found['distance']:.4f}")
+        if "max_cosine" in found:
+            known = ", ".join(f"{name} {value:.4f}" for name, value in found["bounds"].items())
+            best = "the least there is" if found["exact"] else "the least found"
+            page.print(f"largest cosine of prototypes {found['max_cosine']:.4f}, {best}; bounds: {known}")
+        if found.get("copies_from") == "the design":
+            told = ", ".join(f"{value:.4g}" for value in found["copies"][:16])
+            page.print(f"copies matched to the design: {told}{', ...' if len(found['copies']) > 16 else ''}")
 
 
 def _tuning(found: "Mapping[str, Any]") -> None:

@@ -63,6 +63,50 @@ def ridge_program(problem: Problem, ridge: float, *, solver: str = "CLARABEL") -
     return _solved(cp, cp.Problem(cp.Minimize(loss + ridge * cp.normNuc(product))), product, None, solver)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SolvedGram:
+    """`gram` of the features (class, class), `value` the objective's."""
+
+    gram: F64
+    value: float
+
+
+def contrastive_program(
+    counts: ArrayLike,
+    *,
+    temperature: float,
+    prototypes: ArrayLike | None = None,
+    copies: ArrayLike = 0.0,
+    solver: str = "CLARABEL",
+) -> SolvedGram:
+    """The supervised contrastive loss of free unit features over the Gram matrix of a vector a class (`gramprogram`).
+
+    With `prototypes` (class, feature; features of any dimension) and their `copies` the Gram of features and of the
+    prototypes' coordinates. Raises as `margin_program`.
+    """
+    cp, k = _cvxpy(problem := Problem.of(counts))
+    n, q = problem.counts, np.broadcast_to(np.asarray(copies, np.float64), k)
+    w = np.zeros((k, 0)) if prototypes is None else np.asarray(prototypes, np.float64)
+    joint = cp.Variable((k + w.shape[1],) * 2, PSD=True)
+    rules = [cp.diag(joint)[:k] == 1]
+    if w.shape[1]:
+        rules.append(joint[k:, k:] == np.eye(w.shape[1]))
+    loss = 0
+    for c in range(k):
+        weigh = n - (np.arange(k) == c)
+        there = np.flatnonzero(weigh > 0)
+        parts = [np.log(weigh[there]) + joint[c, there] / temperature]
+        drawn = weigh[c] / temperature
+        if w.shape[1]:
+            parts.append(np.log(q) + (joint[c, k:] @ w.T) / temperature)
+            drawn = drawn + q[c] * (joint[c, k:] @ w[c]) / temperature
+        if weigh[c] + q[c] > 0:
+            loss = loss + n[c] * (cp.log_sum_exp(cp.hstack(parts)) - drawn / (weigh[c] + q[c]))
+    program = cp.Problem(cp.Minimize(loss), rules)
+    found = _solved(cp, program, joint, None, solver)
+    return SolvedGram(gram=found.product[:k, :k], value=found.value)
+
+
 def _solved(cp: Any, program: Any, product: Any, bias: Any, solver: str) -> Solved:
     try:
         program.solve(solver=solver)

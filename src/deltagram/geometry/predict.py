@@ -15,10 +15,29 @@ from numpy.typing import ArrayLike
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
+from deltagram.geometry.contrastive import prototypes, supervised_contrastive
+from deltagram.geometry.frames import etf, orthogonal_frame
 from deltagram.geometry.gram import Geometry
 from deltagram.geometry.matrix import Matrix
 from deltagram.geometry.problem import Problem, scale_by_counts
 from deltagram.geometry.roots import Projected
+
+__all__ = [
+    "TARGETS",
+    "Certificate",
+    "cdt",
+    "certificate",
+    "cross_entropy",
+    "enough_dimensions",
+    "etf",
+    "free_bias",
+    "ldt",
+    "margin_solution",
+    "orthogonal_frame",
+    "prototypes",
+    "seli",
+    "supervised_contrastive",
+]
 
 _SCALE: Final = "margins of 1; classifiers and means share one norm budget"
 _BLOCK: Final = 1024  # rows of a matrix of k x k that are looked at together
@@ -90,37 +109,6 @@ def cdt(counts: ArrayLike, *, gamma: float, dim: int | None = None) -> Geometry:
 def ldt(counts: ArrayLike, *, gamma: float, dim: int | None = None) -> Geometry:
     """Label-dependent temperatures `n_c^gamma`, Eq. (3b) of arXiv 2303.07608."""
     return cross_entropy(counts, label_scale=scale_by_counts(counts, gamma), dim=dim, name=f"LDT, gamma {gamma:g}")
-
-
-def etf(classes: int) -> Geometry:
-    """The simplex equiangular tight frame, `I - 1 1^T / k`: what balanced cross-entropy leads to.
-
-    Papyan, Han and Donoho, PNAS 117 (2020); SELI of equal counts.
-
-    >>> etf(5).classifier_cosines()[0, 1].round(12)
-    np.float64(-0.25)
-    """
-    k = _several(classes)
-    ones = np.ones((k, 1))
-    gram = Matrix(diagonal=np.ones(k), left=-ones / k, right=ones)
-    return Geometry(name="etf", classifiers=gram, means=gram, logits=gram, counts=np.ones(k))
-
-
-def orthogonal_frame(classes: int) -> Geometry:
-    """Orthogonal vectors of one norm, classifiers equal to means: where features are not negative, as after a ReLU.
-
-    Not centred: measure with centring "none".
-    """
-    k = _several(classes)
-    none = np.zeros((k, 0))
-    eye = Matrix(diagonal=np.ones(k), left=none, right=none)
-    return Geometry(name="orthogonal-frame", classifiers=eye, means=eye, logits=eye, counts=np.ones(k))
-
-
-def _several(classes: int) -> int:
-    if classes < 2:
-        raise SettingError("classes", str(classes), expected="two or more")
-    return classes
 
 
 def free_bias(counts: ArrayLike, *, dim: int | None = None) -> tuple[Geometry, F64]:

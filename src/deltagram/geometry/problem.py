@@ -100,6 +100,12 @@ def _positive(name: str, found: F64) -> F64:
     return found
 
 
+def check_positive(name: str, value: float) -> None:
+    """Raises SettingError for a number that is not positive and finite."""
+    if not (np.isfinite(value) and value > 0):
+        raise SettingError(name, f"{value:g}", expected="a positive number")
+
+
 def scale_by_counts(counts: ArrayLike, gamma: float) -> F64:
     """`n_c^gamma`, scaled to the sum k: how the papers set CDT's and LDT's multipliers.
 

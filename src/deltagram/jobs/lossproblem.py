@@ -32,7 +32,7 @@ def problem_of(
     has = {"ce": (), "la": ("tau",), "cdt": ("gamma", "class_scale"), "ldt": ("gamma", "label_scale")}
     has |= {"vs": ("gamma", "class_scale", "label_scale", "tau")}
     if loss not in has:
-        raise SettingError("loss", repr(loss), expected=", ".join(LOSSES))
+        raise SettingError("loss", repr(loss), expected=", ".join((*LOSSES, "scl", "scl-prototypes")))
     given = {"gamma": gamma, "tau": tau, "class_scale": class_scale, "label_scale": label_scale}
     for name, value in given.items():
         if value is not None and name not in has[loss]:

@@ -20,6 +20,7 @@ from deltagram.geometry.predict import TARGETS
 from deltagram.geometry.problem import Problem
 from deltagram.geometry.samples import I64, classifier_weights
 from deltagram.jobs.featurefile import SUFFIXES, read_features
+from deltagram.jobs.geometryfile import read_geometry
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.checkpoint import open_checkpoint
@@ -65,16 +66,18 @@ def measure(
     The file holds `features` (sample, feature) and `labels` (sample), perhaps `classifier` (class, feature) and `bias`
     (class). Of a classifier, features are the inputs of its last linear layer. `classes` counts classes of a file
     beyond its largest label. `weighting`, `centring` and `power` (of CDNV) as in `geometry.measure`; `against` are
-    names in `geometry.predict.TARGETS`, for the `class_counts` of training (default: those measured). Writes the record
-    to `out` if that is given, and nothing else.
+    names in `geometry.predict.TARGETS`, for the `class_counts` of training (default: those measured), or files that
+    `predict` wrote. Writes the record to `out` if that is given, and nothing else.
 
     Raises SettingError, CheckpointError, OutputError or ExtraError; then nothing is written.
     """
     meter, source = Meter.start(), Path(source)
-    unknown = [name for name in against if name not in TARGETS]
+    known = {name: read_geometry(Path(name)) for name in against if Path(name).suffix == ".json"}
+    unknown = [name for name in against if name not in TARGETS and name not in known]
     if unknown:
-        raise SettingError("against", f"{unknown[0]!r} is unknown", expected=" or ".join(TARGETS))
-    inputs = [source, *([Path(data)] if data is not None and Path(data).exists() else [])]
+        expected = f"{', '.join(TARGETS)}, or a .json file of predict"
+        raise SettingError("against", f"{unknown[0]!r} is unknown", expected=expected)
+    inputs = [source, *map(Path, known), *([Path(data)] if data is not None and Path(data).exists() else [])]
     if out is not None:
         check_output(Path(out), force=force, inputs=inputs, lone=True)
     if data is None:
@@ -88,9 +91,8 @@ def measure(
             device=device, progress=progress,
         )  # fmt: skip
     counts = _counts(found.moments, class_counts)
-    numbers = _numbers(
-        found, weighting=weighting, centring=centring, targets=[TARGETS[name](counts) for name in against], power=power
-    )
+    targets = [known[name] if name in known else TARGETS[name](counts) for name in against]
+    numbers = _numbers(found, weighting=weighting, centring=centring, targets=targets, power=power)
     settings = {
         "source": str(source), "data": None if data is None else str(data), "classes": classes,
         "weighting": weighting, "centring": centring, "against": list(against), "power": power,

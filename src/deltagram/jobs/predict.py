@@ -1,6 +1,7 @@
 """`predict`: class counts and a loss's parameters to the geometry that training approaches."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,6 +17,8 @@ from deltagram.geometry.path import finite_ridge
 from deltagram.geometry.problem import Problem
 from deltagram.geometry.summary import rows
 from deltagram.geometry.tune import TUNINGS, Tuning
+from deltagram.jobs.contrastshape import LOSSES as CONTRASTIVE
+from deltagram.jobs.contrastshape import contrastive_prediction
 from deltagram.jobs.lossproblem import problem_of
 from deltagram.records import Meter, Record
 from deltagram.store.staging import staged_file
@@ -39,6 +42,12 @@ def predict(
     free_bias: bool = False,
     dim: int | None = None,
     tune: str | None = None,
+    temperature: float | None = None,
+    features: str | None = None,
+    design: str | None = None,
+    copies: ArrayLike | None = None,
+    limit: bool = False,
+    allow_mismatch: bool = False,
     out: Path | None = None,
     force: bool = False,
 ) -> Record:
@@ -49,6 +58,11 @@ def predict(
     `ridge`, or the decays that make one, the minimum there, with a duality gap. `tune` asks instead for the parameters
     that give a geometry: simplex, alignment, equal-norms or equal-angles. `out` gets the geometry as JSON.
 
+    `loss` scl and scl-prototypes are supervised contrastive, of unit features at a `temperature` (.1), "relu" or "free"
+    (`features`): class means alone, with a certificate or the bound they attain. Prototypes are a `design` - etf, of,
+    separation or minority:DEGREES - in `copies` (a number, or one a class; minority: their mean), or beyond number with
+    `limit`; pairs of design and features that do not go together are refused if not `allow_mismatch`.
+
     Raises SettingError for counts, parameters or combinations that make no problem, OutputError for an `out` that is
     there, if not `force`.
     """
@@ -57,6 +71,17 @@ def predict(
         "loss": loss, "gamma": gamma, "tau": tau, "ridge": ridge, "weight_decay": weight_decay,
         "feature_decay": feature_decay, "reduction": reduction, "free_bias": free_bias, "dim": dim, "tune": tune,
     }  # fmt: skip
+    prototypes = {"design": design, "copies": copies, "limit": limit, "allow_mismatch": allow_mismatch}
+    if loss in CONTRASTIVE:
+        _refuse({**told, "loss": None, "reduction": None, "dim": None, "class_scale": class_scale,
+                 "label_scale": label_scale, "class_weight": class_weight}, loss)  # fmt: skip
+        geometry, numbers, taken = contrastive_prediction(
+            counts, loss=loss, temperature=temperature, features=features, dim=dim, given=prototypes
+        )
+        numbers |= _looked_at(geometry) | {"merges_from": None, "merged": None} | meter.numbers()
+        told |= taken | {"limit": limit, "allow_mismatch": allow_mismatch}
+        return _written(geometry, _record(told, geometry.counts, numbers), out, force=force)
+    _refuse({"temperature": temperature, "features": features, **prototypes}, loss)
     if tune is not None:
         tuning = _tuned(tune, counts, loss=loss, given=(gamma, tau, class_scale, label_scale, class_weight))
         problem = tuning.problem
@@ -71,8 +96,23 @@ def predict(
     elif ridge is not None and (weight_decay is not None or feature_decay is not None):
         raise SettingError("ridge", "together with decays", expected="one of them")
     geometry, numbers = _predicted(problem, ridge=ridge, free_bias=free_bias, dim=dim)
-    numbers |= _described(geometry, problem, ridge) | _told(tuning) | meter.numbers()
-    record = Record(job="predict", settings={**told, "counts": _shown(problem.counts)}, numbers=numbers)
+    numbers |= _looked_at(geometry) | _merging(problem, ridge) | _told(tuning) | meter.numbers()
+    return _written(geometry, _record(told, problem.counts, numbers), out, force=force)
+
+
+def _refuse(given: Mapping[str, Any], loss: str) -> None:
+    """Raises SettingError for a parameter of other losses."""
+    for name, value in given.items():
+        if value is not None and value is not False:
+            raise SettingError(name, f"is not a parameter of {loss}")
+
+
+def _record(told: Mapping[str, Any], counts: Any, numbers: dict[str, Any]) -> Record:
+    return Record(job="predict", settings={**told, "counts": _shown(counts)}, numbers=numbers)
+
+
+def _written(geometry: Geometry, record: Record, out: Path | None, *, force: bool) -> Record:
+    """The record, with the geometry in `out` if that is given."""
     if out is not None:
         with staged_file(out, force=force) as place:
             place.write_text(json.dumps({"record": record.model_dump(), "geometry": geometry.data()}) + "\n", "utf-8")
@@ -119,17 +159,23 @@ def _predicted(
     return geometry, {"optimality": asdict(proof_at) | {"gap": proof_at.gap}, "ridge": ridge}
 
 
-def _described(geometry: Geometry, problem: Problem, ridge: float | None) -> dict[str, Any]:
-    """Rows by count, distances to the named geometries, and where classes merge."""
-    merging = ridges.merges_from(problem)
-    least = np.nanmin(merging) if np.isfinite(merging).any() else None
+def _looked_at(geometry: Geometry) -> dict[str, Any]:
+    """Rows by count, and distances to the named geometries."""
     return {
         "name": geometry.name, "classes": geometry.classes, "samples": float(geometry.counts.sum()),
         "conventions": dict(geometry.conventions), "rows": [asdict(row) for row in rows(geometry)],
-        "distance": {name: asdict(compare(geometry, of(problem.counts))) for name, of in closed.TARGETS.items()},
+        "distance": {name: asdict(compare(geometry, of(geometry.counts))) for name, of in closed.TARGETS.items()},
+    }  # fmt: skip
+
+
+def _merging(problem: Problem, ridge: float | None) -> dict[str, Any]:
+    """From which ridge classes of one kind are one."""
+    merging = ridges.merges_from(problem)
+    least = np.nanmin(merging) if np.isfinite(merging).any() else None
+    return {
         "merges_from": None if least is None else float(least),
         "merged": None if ridge is None else int((merging <= ridge).sum()),
-    }  # fmt: skip
+    }
 
 
 def _told(tuning: Tuning | None) -> dict[str, Any]:
