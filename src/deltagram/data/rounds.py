@@ -1,4 +1,4 @@
-"""Random orders for batches: everything follows from (seed, what is drawn, epoch), and nothing from what was drawn before."""
+"""Random orders for batches: all from (seed, what is drawn, epoch), nothing from what was drawn before."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ class Draw:
     seed: int
     epoch: int
 
-    def words(self, what: str, count: int) -> U32:
-        """`count` random words of their own stream for each `what`."""
-        return words(key(self.seed, f"{self.name}/{self.epoch}/{what}"), 0, count)
+    def words(self, what: str, count: int, *, first: int = 0) -> U32:
+        """`count` random words, from word `first` on, of the stream that each `what` has of its own."""
+        return words(key(self.seed, f"{self.name}/{self.epoch}/{what}"), first, first + count)
 
     def orders(self, what: str, rows: int, size: int) -> I64:
         """Orders of `size` things, drawn, (row, size)."""
