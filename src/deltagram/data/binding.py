@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import count, repeat
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,7 +33,7 @@ class BindingBatchSampler:
     (seed, epoch) say everything: call `set_epoch` before each epoch, or all are the same; a sampler inside is told,
     too. With `num_replicas` processes each gets every `num_replicas`-th batch, all as many: the first are dealt once
     more where they do not come out even, or, with `drop_last`, the last left out. The bound examples are in the
-    batches of each process. Under accelerate give rank and num_replicas here, since it deals out full batches only.
+    batches of each process. Accelerate and Trainer deal batches themselves: leave rank and num_replicas.
 
     Raises SettingError for labels that are not whole numbers from 0, for one class, for batches smaller than what is
     to be bound, and for settings outside their range.
@@ -80,6 +80,11 @@ class BindingBatchSampler:
             )  # fmt: skip
         self.per_class, self.rotate, self.duplicates, self.drop_last = per_class, rotate, duplicates, drop_last
         self.seed, self.rank, self.num_replicas, self.epoch = seed, rank, num_replicas, 0
+
+    @property
+    def sampler(self) -> Self:
+        """Itself: what accelerate calls `set_epoch` of when it has wrapped a batch sampler."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of this epoch from now on."""

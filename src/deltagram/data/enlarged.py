@@ -1,6 +1,7 @@
 """Batches enlarged by random samples: the control for batch size that a comparison with bound batches needs."""
 
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,6 +46,11 @@ class EnlargedBatchSampler:
         self._check(batch_size or 0, extra)
         self.extra, self.drop_last = extra, drop_last
         self.seed, self.rank, self.num_replicas, self.epoch = seed, rank, num_replicas, 0
+
+    @property
+    def sampler(self) -> Self:
+        """Itself: what accelerate calls `set_epoch` of when it has wrapped a batch sampler."""
+        return self
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the batches of this epoch from now on."""

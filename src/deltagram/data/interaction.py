@@ -183,6 +183,17 @@ def _write_pairs(linked: U64, groups: Groups, *, most: int) -> None:
             np.bitwise_or.at(linked, (one, other // 64), np.uint64(1) << (other % 64).astype(np.uint64))
 
 
+def pieces(groups: Groups, graph: Graph) -> int:
+    """Connected pieces of the graph of all active edges, within classes and between them."""
+    part = graph.component[groups.sample[groups.start]]
+    begins = np.flatnonzero(np.diff(groups.batch, prepend=-1))
+    same = groups.batch[1:] == groups.batch[:-1]
+    anchored = np.logical_or.reduceat(groups.anchors, begins)  # else no sample of the batch asks for anything
+    same &= np.repeat(anchored, np.diff(begins, append=len(groups.batch)))[1:]
+    whole = _joined(part[:-1][same], part[1:][same], int(graph.component.max()) + 1)
+    return len(np.unique(whole[part]))
+
+
 def parts_linked(groups: Groups, graph: Graph, class_: int) -> bool:
     """Whether each component of a class has an active edge to every other class."""
     own = np.full(int(groups.batch[-1]) + 1, -1)

@@ -50,6 +50,8 @@ class OwnBatches:
         elif self.size is not None:
             raise SettingError("batch_size", f"is {self.size}, and the batches given have sizes of their own",
                                expected="None")  # fmt: skip
+        if not self._total() and not self.drop_last:
+            raise SettingError("batches", "are none", expected="one or more")
         if not len(self):
             found = f"leaves none of {self._total()} batches for each of {self.num_replicas} processes"
             raise SettingError("drop_last", found, expected="1 or more", fix="take smaller batches, or keep the last")
@@ -87,18 +89,20 @@ class OwnBatches:
         return range(self.rank, self.rank + len(self) * self.num_replicas, self.num_replicas)
 
     def _checked(self, batch: Any) -> I64:
-        return checked_indices("batches", batch, samples=self.samples)
+        return checked_indices("a batch", batch, samples=self.samples)
 
 
 def checked_indices(where: str, indices: Any, *, samples: int) -> I64:
     """Indices of samples as int64, one or more; SettingError, which names `where`, unless that is what they are."""
     found = np.asarray(indices)
-    if found.ndim != 1 or not found.size or found.dtype.kind not in "iu":
-        what = f"have shape {found.shape} and type {found.dtype}"
-        raise SettingError(where, what, expected="indices of samples, one or more")
+    expected = "indices of samples, one or more"
+    if not found.size:
+        raise SettingError(where, "has no samples", expected=expected)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise SettingError(where, f"has shape {found.shape} and type {found.dtype}", expected=expected)
     wrong = (found < 0) | (found >= samples)
     if wrong.any():
-        raise SettingError(where, f"hold sample {found[wrong][0]}", expected=f"0 to {samples - 1}")
+        raise SettingError(where, f"holds sample {found[wrong][0]}", expected=f"0 to {samples - 1}")
     return found.astype(np.int64)
 
 

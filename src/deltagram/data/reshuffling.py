@@ -35,7 +35,7 @@ def expected_epochs(counts: ArrayLike, batch_size: int, *, views: int = 1) -> fl
     >>> expected_epochs([32, 32], 64)
     1.0
     >>> round(expected_epochs([500, 500, 5, 5], 50, views=2))
-    12
+    16
     """
     found = np.asarray(counts)
     if found.ndim != 1 or found.dtype.kind not in "iu" or (found < 0).any() or np.count_nonzero(found) < 2:
@@ -63,7 +63,7 @@ def _log_connected(count: int, *, samples: int, batch: int) -> F64:
         return np.where(_EPOCHS > 0, 0.0, -np.inf)
     batches, rest = divmod(samples, batch)
     sizes = [(batch, batches)] + [(rest, 1)] * (rest > 0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         if count <= _EXACT:
             together = sum(times * size * (size - 1) for size, times in sizes) / (samples * (samples - 1))
             found = np.log(_gilbert(count, np.exp(_EPOCHS * np.log1p(-together))))
@@ -98,7 +98,7 @@ def _log_met(size: I64, classes: I64, *, samples: int, batch: int, views: int) -
         for other, others in zip(size[i:].tolist(), classes[i:].tolist(), strict=True):
             pairs = times * others if other > count else times * (times - 1) // 2
             none, one = (np.exp(_log_drawn(k, other, samples=samples - 1, batch=batch - 1)) for k in (0, 1))
-            missed = none + one * alone * (views == 1)
+            missed = min(none + one * alone * (views == 1), 1.0)
             if pairs:
                 with np.errstate(divide="ignore"):
                     done[1:] += pairs * np.log1p(-(missed ** (count * _EPOCHS[1:])))

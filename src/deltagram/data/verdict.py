@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deltagram.data.imbalance import I64
-from deltagram.data.interaction import Graph, Groups, parts_linked
+from deltagram.data.interaction import Graph, Groups, parts_linked, pieces
 
 Verdict = Literal["unique", "not unique", "undecided"]
 
@@ -16,8 +16,8 @@ Verdict = Literal["unique", "not unique", "undecided"]
 class Findings:
     """What matters of a graph: per class its label, seen samples, components, `loose` ones and unlinked classes.
 
-    `unseen` samples are in no batch. `held` is whether each component of the one class that falls apart has an active
-    edge to every other class; None where another number of classes does.
+    `unseen` samples are in no batch. `held` is whether at dim = classes the components of classes that fall apart are
+    held in their places all the same: None where nobody asked, or where it cannot be told.
     """
 
     names: I64
@@ -29,15 +29,15 @@ class Findings:
     held: bool | None
 
     @classmethod
-    def of(cls, graph: Graph, groups: Groups, label: I64, *, names: I64) -> Self:
-        """The findings of one graph; `label` numbers the classes of `names`."""
+    def of(cls, graph: Graph, groups: Groups, label: I64, *, names: I64, tight: bool = False) -> Self:
+        """The findings of one graph; `label` numbers the classes of `names`; `tight` asks for `held`."""
         there = graph.component >= 0
         parts, loose = (_parts(number[there], label[there], len(names)) for number in (graph.component, graph.loose))
         apart = np.flatnonzero(parts > 1)
         return cls(
             names=names, seen=np.bincount(label[there], minlength=len(names)), parts=parts, loose=loose,
             missing=graph.missing(), unseen=int((~there).sum()),
-            held=parts_linked(groups, graph, int(apart[0])) if len(apart) == 1 else None,
+            held=_held(graph, groups, apart) if tight else None,
         )  # fmt: skip
 
     @property
@@ -57,8 +57,8 @@ def judge(
     """The verdict on the orthogonal frame, and why.
 
     Corollary 2.1 of arXiv 2306.07960 with active edges. A pair of classes without one may take any angle in any
-    dimension. Components of a class may come apart only where there is a direction for them: dim > classes, or, at
-    dim = classes, a direction of a class that a component has no active edge to.
+    dimension. Components of a class may come apart only where there is a direction for them: dim > classes. At
+    dim = classes it is that of a class which a component has no active edge to, or pieces of the graph exchange theirs.
     """
     classes, notes = len(found.names), _notes(found, views=views)
     if dim is not None and dim < classes:
@@ -71,8 +71,8 @@ def judge(
     if found.holds:
         why = f"each class is one component, and each of the {classes * (classes - 1) // 2} pairs has an active edge"
         return "unique", (why, *notes)
-    verdict, why = _broken(found, dim=dim)
-    return verdict, (*_violations(found), *why, *notes)
+    verdict, rule = _broken(found, dim=dim)
+    return verdict, (*_violations(found), *rule, *notes)
 
 
 def _broken(found: Findings, *, dim: int | None) -> tuple[Verdict, tuple[str, ...]]:
@@ -87,13 +87,22 @@ def _broken(found: Findings, *, dim: int | None) -> tuple[Verdict, tuple[str, ..
             return "undecided", (f"dim is {dim}, the number of classes: it may leave no room for components to part",)
         if found.held:
             return "unique", (f"dim is {dim}, the number of classes: each component has one direction left, the same",)
-        return "not unique", ("a component of it has no active edge to some class, and may turn towards that",)
+        return "not unique", (
+            f"dim is {dim}, the number of classes, but components may take directions of other classes",
+        )
     apart = found.parts > 1
     room = np.where(found.loose > 1, 1, found.parts - 1)[apart].min()  # directions in which the components can part
     if dim < classes + room:
         why = f"components share batches of one class, whose inner products are equal: dim {dim} may leave them no room"
         return "undecided", (why,)
     return "not unique", (f"dim {dim} is above the {classes} classes: components may take directions of their own",)
+
+
+def _held(graph: Graph, groups: Groups, apart: I64) -> bool | None:
+    """At dim = classes: whether the components of classes that fall apart still have one place each."""
+    if len(apart) == 1:
+        return parts_linked(groups, graph, int(apart[0]))
+    return False if pieces(groups, graph) > 1 else None
 
 
 def _violations(found: Findings) -> list[str]:
