@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deltagram.data.imbalance import I64, checked_labels
-from deltagram.errors import SettingError
-from deltagram.seeds import U32, key, words
+from deltagram.data.rounds import Draw, by_class, check_least, check_ranks
 
 
 class ClassBalancedBatchSampler:
@@ -42,15 +41,9 @@ class ClassBalancedBatchSampler:
         num_replicas: int = 1,
     ) -> None:
         label = checked_labels(labels)
-        for name, value in (("batch_size", batch_size), ("num_replicas", num_replicas), ("num_batches", num_batches)):
-            if value is not None and value < 1:
-                raise SettingError(name, f"is {value}", expected="1 or more")
-        if not 0 <= rank < num_replicas:
-            raise SettingError("rank", f"is {rank}", expected=f"0 to {num_replicas - 1}")
-        self._members: I64 = np.argsort(label, kind="stable")  # class after class
-        self._counts: I64 = np.unique(label, return_counts=True)[1]
-        if len(self._counts) < 2:
-            raise SettingError("labels", f"are all {label[0]}", expected="2 classes or more")
+        check_least(batch_size=batch_size, num_batches=num_batches)
+        check_ranks(rank, num_replicas)
+        self._members, self._counts = by_class(label)
         self.batch_size = batch_size
         self.num_batches = -(-len(label) // (batch_size * num_replicas)) if num_batches is None else num_batches
         self.seed, self.rank, self.num_replicas, self.epoch = seed, rank, num_replicas, 0
@@ -73,54 +66,20 @@ class ClassBalancedBatchSampler:
 
     def _epoch(self) -> I64:
         """The batches of an epoch for all processes, (batch, place)."""
-        batches = self.num_batches * self.num_replicas
-        each, rest = divmod(self.batch_size, len(self._counts))
-        always = np.broadcast_to(np.repeat(np.arange(len(self._counts)), each), (batches, each * len(self._counts)))
-        place = np.hstack([always, self._turns(batches, rest)])
-        place = np.take_along_axis(place, self._orders("places", *place.shape), axis=1)
-        samples, wanted = np.empty(place.size, np.int64), np.bincount(place.ravel(), minlength=len(self._counts))
-        samples[np.argsort(place, axis=None, kind="stable")] = self._draws(wanted)
+        batches, classes = self.num_batches * self.num_replicas, len(self._counts)
+        draw = Draw(name="class-balanced batches", seed=self.seed, epoch=self.epoch)
+        each, rest = divmod(self.batch_size, classes)
+        always = np.broadcast_to(np.repeat(np.arange(classes), each), (batches, each * classes))
+        place = np.hstack([always, draw.turns(classes, batches, size=rest)])
+        place = np.take_along_axis(place, draw.orders("places", *place.shape), axis=1)
+        samples, wanted = np.empty(place.size, np.int64), np.bincount(place.ravel(), minlength=classes)
+        samples[np.argsort(place, axis=None, kind="stable")] = self._samples(draw, wanted)
         return samples.reshape(place.shape)
 
-    def _turns(self, batches: int, size: int) -> I64:
-        """`size` different classes a batch, each class as often as any other up to one, (batch, size).
-
-        Rounds of all classes, each in an order of its own, are laid end to end and cut into batches. A batch that
-        begins in one round and ends in the next takes from the second what it does not have from the first.
-        """
-        classes = len(self._counts)
-        rounds = -(-batches * size // classes)
-        drawn = self._orders("rounds", rounds, classes)
-        others = self._orders("rests of rounds", rounds, classes) if size and classes % size else drawn
-        for number in range(1, rounds):
-            begun = number * classes % size
-            if begun:
-                there = np.zeros(classes, np.bool_)
-                there[drawn[number - 1, classes - begun :]] = True
-                first = drawn[number][~there[drawn[number]]][: size - begun]
-                there[:] = False
-                there[first] = True
-                drawn[number] = np.concatenate([first, others[number][~there[others[number]]]])
-        turns: I64 = drawn.ravel()[: batches * size].reshape(batches, size)
-        return turns
-
-    def _draws(self, wanted: I64) -> I64:
+    def _samples(self, draw: Draw, wanted: I64) -> I64:
         """Samples of the first class, then of the next; of each as many as wanted, in rounds of all of its samples."""
         rounds = -(-wanted // self._counts)
-        sizes = np.repeat(self._counts, rounds)
-        starts = np.repeat(np.cumsum(self._counts) - self._counts, rounds)
-        group = np.repeat(np.arange(len(sizes), dtype=np.uint64), sizes)
-        within = np.arange(len(group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        order = np.argsort(group << np.uint64(32) | self._words("samples", len(group)), kind="stable")
-        drawn = self._members[(np.repeat(starts, sizes) + within)[order]]
         made = rounds * self._counts
-        rank = np.arange(len(group)) - np.repeat(np.cumsum(made) - made, made)
-        chosen: I64 = drawn[rank < np.repeat(wanted, made)]
+        rank = np.arange(made.sum()) - np.repeat(np.cumsum(made) - made, made)
+        chosen: I64 = self._members[draw.within(self._counts, rounds)][rank < np.repeat(wanted, made)]
         return chosen
-
-    def _orders(self, what: str, rows: int, size: int) -> I64:
-        """Orders of `size` things, drawn, (row, size)."""
-        return np.argsort(self._words(what, rows * size).reshape(rows, size), axis=1, kind="stable")
-
-    def _words(self, what: str, count: int) -> U32:
-        return words(key(self.seed, f"class-balanced batches/{self.epoch}/{what}"), 0, count)
