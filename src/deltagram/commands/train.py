@@ -1,7 +1,7 @@
 """`train`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -10,6 +10,9 @@ from deltagram.commands.options import Force, Json, emit, numbers
 from deltagram.errors import SettingError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from deltagram.records import Record
 
 METRICS = ("accuracy", "balanced-accuracy", "matthews", "f1", "perplexity")
@@ -22,13 +25,25 @@ def train(
     data: Annotated[str, typer.Argument(metavar="DATA", help="Texts: .jsonl, .csv, ..., Hub id. Images: see --task.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
     task: Annotated[str | None, typer.Option(help="classification or lm, by the data; or images.")] = None,
-    loss: Annotated[str, typer.Option(help="What is minimised: ce, la, cdt, ldt or vs.")] = "ce",
+    loss: Annotated[str, typer.Option(help="What is minimised: ce, la, cdt, ldt, vs, scl, scl-prototypes.")] = "ce",
     gamma: Annotated[float | None, typer.Option(help="Exponent of the class counts in cdt, ldt, vs.")] = None,
     tau: Annotated[float | None, typer.Option(help="Factor of the log prior in la, vs.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of scl, scl-prototypes; 0.1.")] = None,
+    activation: Annotated[str | None, typer.Option(help="Of their embeddings: relu, softplus or none.")] = None,
+    design: Annotated[str | None, typer.Option(help="Prototypes: etf, of, separation, minority:DEGREES.")] = None,
+    copies: Annotated[str | None, typer.Option(help="Copies of each prototype, or a number a class: 10,10,40.")] = None,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Prototypes that the activation does not go with.")
+    ] = False,
     class_weight: Annotated[str | None, typer.Option(help="balanced, or a weight a class: 1,1,5.")] = None,
     label_smoothing: Annotated[float, typer.Option(help="Share of each label that goes to all classes.")] = 0.0,
     class_counts: Annotated[str, typer.Option(help="auto (of the training labels), or a number a class.")] = "auto",
-    sampler: Annotated[str, typer.Option(help="shuffled or class-balanced.")] = "shuffled",
+    sampler: Annotated[
+        str, typer.Option(help="shuffled, class-balanced, m-per-class, binding or enlarged.")
+    ] = "shuffled",
+    per_class: Annotated[int | None, typer.Option(help="Examples of a class: m-per-class 2, binding 1.")] = None,
+    rotate: Annotated[str | None, typer.Option(help="Bind other examples each epoch or batch.")] = None,
+    fixed_batches: Annotated[bool, typer.Option("--fixed-batches", help="The same batches each epoch.")] = False,
     imbalance: Annotated[str | None, typer.Option(help="Leave classes with less: step:R, long-tail:R.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd, without a pull.")] = "adamw",
     momentum: Annotated[float, typer.Option(help="Of sgd.")] = 0.9,
@@ -74,8 +89,11 @@ def train(
     with show.progress(quiet=json) as bar:
         record = jobs.train(
             hub.locate(model), data, out, task=task, loss=loss, gamma=gamma, tau=tau,
+            temperature=temperature, activation=activation, design=design,
+            copies=None if copies is None else numbers("--copies", copies), allow_mismatch=allow_mismatch,
             class_weight=_weights(class_weight), label_smoothing=label_smoothing,
-            class_counts=_counts(class_counts), sampler=sampler, imbalance=imbalance,
+            class_counts=_counts(class_counts), sampler=sampler, per_class=per_class,
+            rotate=_rotate(rotate), fixed_batches=fixed_batches, imbalance=imbalance,
             optimizer=optimizer, momentum=momentum, pull=pull, strength=strength, epochs=epochs, steps=steps,
             batch_size=batch_size, accumulate=accumulate, learning_rate=learning_rate, schedule=schedule,
             warmup=warmup, weight_decay=weight_decay, clip=clip, dropout=dropout, max_length=max_length,
@@ -86,6 +104,12 @@ def train(
             progress=bar,
         )  # fmt: skip
     emit(record, show_train, json=json)
+
+
+def _rotate(text: str | None) -> "Literal['epoch', 'batch'] | None":
+    if text not in (None, "epoch", "batch"):
+        raise SettingError("--rotate", f"{text!r} is unknown", expected="epoch or batch")
+    return "epoch" if text == "epoch" else "batch" if text == "batch" else None
 
 
 def _weights(text: str | None) -> "str | list[float] | None":
@@ -102,6 +126,23 @@ def _counts(text: str) -> list[int] | None:
     return [int(number) for number in found]
 
 
+def _show_embeddings(n: "Mapping[str, Any]", page: "Any") -> None:
+    """What contrastive training made of the classes."""
+    found = n["embeddings"]
+    page.print(f"batches: the orthogonal frame as the only minimiser: {n['batches']['verdict']}")
+    if "gram_distance" in found:
+        page.print(f"class means are {found['gram_distance']:.3f} from {found['target']} (0: equal, 1.4: opposite)")
+    if "shortfall" in found:
+        page.print(f"loss {found['shortfall']['loss']:.4f}, at least {found['shortfall']['bound']:.4f}: "
+                   f"{found['shortfall']['said']}", soft_wrap=True)  # fmt: skip
+    if "nearest_class_mean" in n:
+        by_mean = n["nearest_class_mean"]
+        page.print(
+            f"by the nearest class mean: accuracy {by_mean['accuracy']:.4f}, "
+            f"balanced {by_mean['balanced-accuracy']:.4f} (before: the linear probe in the head)"
+        )
+
+
 def show_train(record: "Record") -> None:
     """What was trained, and how good it is."""
     n, page = record.numbers, show.out()
@@ -115,5 +156,7 @@ def show_train(record: "Record") -> None:
     for metric in METRICS:
         if metric in n:
             page.print(f"{metric} on {show.plain(record.settings['eval_data'])}: {n[metric]:.4f}")
+    if "embeddings" in n:
+        _show_embeddings(n, page)
     if n["clamped"]:
         page.print(f"the pull was cut to its limit in {n['clamped']:,} steps: lower --strength or --learning-rate")

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deltagram.data.images import Images
 from deltagram.errors import OutputError, SettingError
@@ -15,7 +15,7 @@ from deltagram.store.checkpoint import Checkpoint, open_checkpoint
 from deltagram.store.staging import check_output, staged
 from deltagram.training import fit
 from deltagram.training.losses import Loss
-from deltagram.training.pictures import named, pictures
+from deltagram.training.pictures import CONVNET, named, pictures
 from deltagram.training.pull import Base
 from deltagram.training.recipe import Lora, Recipe
 from deltagram.training.state import NOTE
@@ -32,10 +32,18 @@ def train(
     loss: str = "ce",
     gamma: float | None = None,
     tau: float | None = None,
+    temperature: float | None = None,
+    activation: str | None = None,
+    design: str | None = None,
+    copies: float | Sequence[float] | None = None,
+    allow_mismatch: bool = False,
     class_weight: str | Sequence[float] | None = None,
     label_smoothing: float = 0.0,
     class_counts: Sequence[int] | None = None,
     sampler: str = "shuffled",
+    per_class: int | None = None,
+    rotate: Literal["epoch", "batch"] | None = None,
+    fixed_batches: bool = False,
     imbalance: str | None = None,
     optimizer: str = "adamw",
     momentum: float = 0.9,
@@ -80,7 +88,10 @@ def train(
     for a causal language model, or images; unless given, it is classification where texts have labels.
 
     `loss` with `gamma`, `tau`, `class_weight`, `label_smoothing` and `class_counts` (of the training labels, unless
-    given) is one of `deltagram.losses`. `imbalance` is of `trainingdata.training_data`. `pull` "l2" or "l1" is AdamR
+    given) is one of `deltagram.losses`. "scl" and "scl-prototypes" with `temperature`, `activation`, `design`, `copies`
+    and `allow_mismatch` compare what goes into the head; the head is then a linear probe of that, and held-out
+    examples are told apart by the nearest class mean, too. `sampler` with `per_class`, `rotate` and `fixed_batches` is
+    of `training.recipe`. `imbalance` is of `trainingdata.training_data`. `pull` "l2" or "l1" is AdamR
     towards `model` with `strength`; heads, and whatever `model` does not have, are not pulled. `lora` is the rank of
     adapters, which are written instead of a checkpoint, and pulled to their first values. All is trained and written in
     float32.
@@ -96,13 +107,15 @@ def train(
     weight = class_weight if isinstance(class_weight, str | None) else tuple(class_weight)
     recipe = Recipe(
         loss=Loss(
-            name=loss, gamma=gamma, tau=tau, class_weight=weight, label_smoothing=label_smoothing,
-            class_counts=None if class_counts is None else tuple(class_counts),
+            name=loss, gamma=gamma, tau=tau, temperature=temperature, activation=activation, design=design,
+            copies=_numbers(copies), allow_mismatch=allow_mismatch, class_weight=weight,
+            label_smoothing=label_smoothing, class_counts=None if class_counts is None else tuple(class_counts),
         ),
-        sampler=sampler, optimizer=optimizer, momentum=momentum, pull=pull, strength=strength, epochs=epochs,
-        steps=steps, batch_size=batch_size, accumulate=accumulate, learning_rate=learning_rate, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, clip=clip, dropout=dropout, freeze=tuple(freeze),
-        mixed_precision=mixed_precision, lora=_lora(lora, lora_alpha, tuple(lora_targets)), seed=seed,
+        sampler=sampler, per_class=per_class, rotate=rotate, fixed_batches=fixed_batches, optimizer=optimizer,
+        momentum=momentum, pull=pull, strength=strength, epochs=epochs, steps=steps, batch_size=batch_size,
+        accumulate=accumulate, learning_rate=learning_rate, schedule=schedule, warmup=warmup,
+        weight_decay=weight_decay, clip=clip, dropout=dropout, freeze=tuple(freeze), mixed_precision=mixed_precision,
+        lora=_lora(lora, lora_alpha, tuple(lora_targets)), seed=seed,
     )  # fmt: skip
     given = training_data(
         str(model), data, eval_data, task=task, text=text, label=label, split=split, eval_split=eval_split,
@@ -111,6 +124,7 @@ def train(
     chosen = fit.chosen_metric(given.task, metric)
     if metric is not None and eval_data is None:
         raise SettingError("metric", f"{metric} has nothing to be measured on", fix="give data with --eval")
+    last_relu = _ends_in_relu(str(model), recipe.loss, last_relu)
     make = _make(str(model), given, max_length=max_length, last_relu=last_relu, fixed=fixed_classifier, seed=seed)
     base = None if named(str(model)) else open_checkpoint(Path(model))
     ends = {"last_relu": last_relu, "fixed_classifier": fixed_classifier}
@@ -156,6 +170,26 @@ def _make(
         raise SettingError(name, "is of the convnet for images", fix="leave it out")
     texts_out = None if isinstance(given.held_out, Images) else given.held_out
     return texts(Path(model), given.train, task=given.task, held_out=texts_out, max_length=max_length)
+
+
+def _numbers(given: float | Sequence[float] | None) -> tuple[float, ...] | None:
+    """One number or several as several."""
+    if given is None or isinstance(given, Sequence):
+        return None if given is None else tuple(given)
+    return (given,)
+
+
+def _ends_in_relu(model: str, loss: Loss, last_relu: bool | None) -> bool | None:
+    """Whether a convnet ends in a ReLU: as told, or as the embeddings of a contrastive loss want it."""
+    if model != CONVNET or not loss.contrastive:
+        return last_relu
+    free = loss.of_features == "none"
+    if last_relu and free and loss.design is not None and not loss.allow_mismatch:
+        raise SettingError(
+            "last_relu", f"with prototypes of the design {loss.design}", expected="embeddings of either sign",
+            fix="--no-last-relu, or --allow-mismatch to see what happens",
+        )  # fmt: skip
+    return not free if last_relu is None else last_relu
 
 
 def _lora(rank: int | None, alpha: int | None, targets: tuple[str, ...]) -> Lora | None:

@@ -22,15 +22,16 @@ def by_length(lengths: Sequence[int], *, size: int) -> list[I64]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def shuffled(lengths: Sequence[int], *, size: int, epochs: int, seed: int) -> list[I64]:
+def shuffled(lengths: Sequence[int], *, size: int, epochs: int, seed: int, first: int = 0) -> list[I64]:
     """All samples once an epoch, in random batches of at most `size` indices and of like length.
 
     In each epoch the samples are shuffled and cut into windows of `WINDOW` batches; each window is sorted by
-    length and cut into batches, and the batches are shuffled. A function of its arguments alone.
+    length and cut into batches, and the batches are shuffled. A function of its arguments alone; epochs are numbered
+    from `first` on.
     """
     length = np.asarray(lengths, np.int64)
     batches: list[I64] = []
-    for epoch in range(epochs):
+    for epoch in range(first, first + epochs):
         order = _permutation(len(length), key=key(seed, f"samples/{epoch}"))
         cut: list[I64] = []
         for start in range(0, len(order), WINDOW * size):

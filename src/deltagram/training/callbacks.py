@@ -14,8 +14,9 @@ from deltagram.arrays import F64
 from deltagram.errors import ExtraError, SettingError
 from deltagram.geometry.conventions import convention
 from deltagram.geometry.distributed import summed
+from deltagram.geometry.gram import Geometry
 from deltagram.geometry.moments import ClassMoments, Scatter
-from deltagram.training.observed import labels_in, last_linear, paired, values
+from deltagram.training.observed import labels_in, last_linear, paired, values, values_against
 
 PHASES: Final[Mapping[str, str]] = {"train": "geometry", "eval": "eval_geometry"}  # and what their scalars begin with
 
@@ -42,7 +43,9 @@ class GeometryCallback:
 
     `class_counts` are those of the training data, seen in the first epoch unless given; with the scales of `loss` (of
     `deltagram.losses`) they give the predicted geometry that is compared with. `weighting` as in `geometry.measure`;
-    `scatter` "trace" leaves `nc1` out, for features of many thousands of dimensions. `file` gets a line of JSON a
+    `scatter` "trace" leaves `nc1` out, for features of many thousands of dimensions. `transform` gives what is measured
+    of the head's inputs, as of embeddings that a contrastive loss normalises; with `target`, a geometry of the classes
+    that occur, class means are compared with that, not centred, and the head is left out. `file` gets a line of JSON a
     phase, `log` a dict of scalars. `last` has the last values.
 
     Raises SettingError for features that are not finite, labels outside the range or missing, a model without a head.
@@ -56,6 +59,8 @@ class GeometryCallback:
         loss: Any = None,
         weighting: str = "mixed",
         scatter: Scatter = "full",
+        transform: Callable[[Any], Any] | None = None,
+        target: Geometry | None = None,
         file: Path | str | None = None,
         log: Log | None = None,
     ) -> None:
@@ -66,6 +71,7 @@ class GeometryCallback:
         self.head, self.loss, self.weighting, self.scatter = head, loss, weighting, scatter
         self.file = None if file is None else Path(file)
         self.log = log
+        self.transform, self.target = transform, target
         self.last: dict[str, Any] = {}
         self._counts: F64 | None = None if class_counts is None else np.asarray(class_counts, np.float64)
         self._module: Any = None
@@ -182,7 +188,9 @@ class GeometryCallback:
         import torch  # noqa: PLC0415 - the model is one of its modules
 
         self._nothing_unlabelled()
-        self._features = ("train" if torch.is_grad_enabled() else "eval", args[0].detach())
+        features = args[0].detach()
+        features = features if self.transform is None else self.transform(features)
+        self._features = ("train" if torch.is_grad_enabled() else "eval", features)
         self._pair()
 
     def _pair(self) -> None:
@@ -213,7 +221,10 @@ class GeometryCallback:
         if phase == "train" and self._counts is None:
             self._counts = moments.counts.astype(np.float64)
         weight = self._module.weight.detach()
-        found = values(moments, weight, counts=self._counts, loss=self.loss, weighting=self.weighting)
+        if self.target is None:
+            found = values(moments, weight, counts=self._counts, loss=self.loss, weighting=self.weighting)
+        else:
+            found = values_against(moments, self.target, weighting=self.weighting)
         named = {f"{PHASES[phase]}/{name}": value for name, value in found.items()}
         line = {"phase": phase, **where, "samples": int(moments.counts.sum()), **found}
         self.last = {**self.last, phase: line}

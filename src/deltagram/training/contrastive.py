@@ -1,18 +1,22 @@
 """Training without a classifier: a contrastive loss of what goes into a model's head."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from deltagram.arrays import F32
+from deltagram.arrays import F64
+from deltagram.data.audit import BatchAudit, audit_batches
 from deltagram.errors import SettingError
-from deltagram.training.batches import I64, by_length
+from deltagram.geometry.contrastive import Features, supervised_contrastive
+from deltagram.geometry.designnames import named_prototypes
+from deltagram.geometry.gram import Geometry
+from deltagram.geometry.headmatch import head_mismatch
+from deltagram.geometry.matrix import Matrix
+from deltagram.training.batches import I64
 from deltagram.training.embedding import Tap, activated
-from deltagram.training.losses import Paired
-
-_AT_ONCE = 64
+from deltagram.training.losses import BALANCED, Loss, Paired
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +30,8 @@ class Contrastive:
     module: Any
     activation: str
     tap: Tap
+    target: Geometry | None  # what class means tend to; None where there is none in so few dimensions
+    attained: bool  # whether an orthogonal frame attains a lower bound of the loss
     seen: Callable[[Any], None] | None = None  # is told the targets of each part
 
     def losses(
@@ -44,6 +50,19 @@ class Contrastive:
         value = cached_backward(self.module, encoder, held, target, scaler=accelerator.scaler)
         yield value.requires_grad_()  # a leaf: whoever asks for its gradient adds nothing
 
+    def audit(self, batches: Sequence[I64], label: Sequence[int], *, classes: int, dim: int) -> BatchAudit:
+        """Whether a training's batches leave it one minimiser, or let classes fall apart."""
+        return audit_batches(
+            batches, label, classes=classes, dim=dim, features="free" if self.activation == "none" else "relu",
+            prototypes=self.module.prototypes is not None and self.attained,
+        )  # fmt: skip
+
+    def compared(self, features: Any) -> Any:
+        """What the loss compares of the head's inputs: of norm 1, behind the activation; in float32."""
+        import torch  # noqa: PLC0415 - whoever has features has it loaded
+
+        return torch.nn.functional.normalize(activated(torch, self.activation)(features), dim=-1)
+
     def _embedded(self, torch: Any, model: Any, task: Paired, samples: I64) -> tuple[Any, Any]:
         _, target = task.pair(torch, model, samples)
         if self.seen is not None and torch.is_grad_enabled():
@@ -51,19 +70,44 @@ class Contrastive:
         return activated(torch, self.activation)(self.tap.taken()), target
 
 
-def embeddings(
-    torch: Any, model: Any, task: Paired, *, tap: Tap, activation: str
-) -> tuple[F32, F32]:  # fmt: skip
-    """What the head sees of each example, (sample, feature), and the embeddings as they are compared, of norm 1."""
-    model.eval()
-    rows: list[Any] = [None] * len(task.lengths)
-    with torch.inference_mode():
-        for samples in by_length(task.lengths, size=_AT_ONCE):
-            task.pair(torch, model, samples)
-            for place, row in zip(samples.tolist(), tap.taken().float().cpu(), strict=True):
-                rows[place] = row
-        found = torch.stack(rows)
-        compared = torch.nn.functional.normalize(activated(torch, activation)(found), dim=1)
-    if not bool(torch.isfinite(found).all()):
-        raise SettingError("metric", "the model's embeddings are not finite", fix="train at a lower rate")
-    return found.numpy(), compared.numpy()
+def contrastive(loss: Loss, counts: I64, *, dim: int) -> Contrastive:
+    """The loss of embeddings of `dim` dimensions for classes with so many training samples, (class).
+
+    Raises SettingError for prototypes that embeddings behind the activation cannot take the geometry of, and for what
+    designs and the loss refuse.
+    """
+    from deltagram.losses import SupervisedContrastive  # noqa: PLC0415 - imports torch
+
+    settings: dict[str, Any] = {} if loss.temperature is None else {"temperature": loss.temperature}
+    activation, target, mismatch = loss.of_features, None, None
+    features: Features = "free" if activation == "none" else "relu"
+    there = np.flatnonzero(counts)
+    if loss.name == "scl-prototypes":
+        vectors, copies, mismatch = _prototypes(loss, counts, dim=dim)
+        settings |= {"prototypes": vectors.astype(np.float32), "copies": copies}
+        if mismatch and not loss.allow_mismatch:
+            raise SettingError("design", mismatch, fix="--allow-mismatch trains with it anyway")
+        target = Geometry(
+            name="prototypes", means=Matrix.of_vectors(vectors[there]), counts=counts[there].astype(np.float64)
+        )
+    elif dim >= len(there) and counts.max() > 1:
+        temperature = loss.temperature or SupervisedContrastive().temperature
+        target = supervised_contrastive(counts[there], temperature=temperature, features=features)
+    weight: Any = loss.class_weight
+    if weight is not None and weight != BALANCED:
+        weight = list(weight)
+    if weight == BALANCED:
+        settings["class_counts"] = counts if loss.class_counts is None else np.asarray(loss.class_counts)
+    module = SupervisedContrastive(class_weight=weight, **settings)
+    frame = features == "relu" and target is not None and mismatch is None
+    attained = frame and module.weight is None
+    return Contrastive(module=module, activation=activation, tap=Tap(), target=target, attained=attained)
+
+
+def _prototypes(loss: Loss, counts: I64, *, dim: int) -> tuple[F64, F64, str | None]:
+    """Vectors (class, feature), copies (class), and why they do not go with the activation, if they do not."""
+    design = loss.design or ("etf" if loss.of_features == "none" else "of")
+    copies = loss.copies if loss.copies is None or len(loss.copies) > 1 else loss.copies[0]
+    temperature = 0.1 if loss.temperature is None else loss.temperature
+    vectors, many, _ = named_prototypes(counts.astype(np.float64), design, copies, dim=dim, temperature=temperature)
+    return vectors, many, head_mismatch(design.partition(":")[0], loss.of_features)

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from deltagram.errors import SettingError
 from deltagram.training.observed import last_linear
-
-ACTIVATIONS: Final = ("none", "relu", "softplus")
 
 
 def activated(torch: Any, activation: str) -> Callable[[Any], Any]:

@@ -2,26 +2,29 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from deltagram.data.samplers import ClassBalancedBatchSampler
+from deltagram.data.audit import describe
 from deltagram.errors import SettingError
 from deltagram.progress import Progress
 from deltagram.training import huggingface, state
-from deltagram.training.batches import I64, shuffled
+from deltagram.training.batches import I64
 from deltagram.training.callbacks import GeometryCallback
+from deltagram.training.contrastive import Contrastive, contrastive
+from deltagram.training.headfit import Fitted
 from deltagram.training.loop import accelerated, descend, seeded
 from deltagram.training.lora import adapted
-from deltagram.training.losses import Objective, objective
+from deltagram.training.losses import Loss, Objective, objective
 from deltagram.training.metrics import METRICS, PERPLEXITY
+from deltagram.training.observed import last_linear
 from deltagram.training.pull import Base, freeze, optimizer
 from deltagram.training.recipe import Recipe
+from deltagram.training.samplers import step_batches
 from deltagram.training.subject import Make, Subject
-from deltagram.training.tasks import Classification, Task
+from deltagram.training.tasks import Classification
 
 TASKS = ("classification", "lm", "images")
 
@@ -51,7 +54,7 @@ class _Session:
     optimizer: Any
     subject: Subject
     recipe: Recipe
-    objective: Objective
+    objective: Objective | Contrastive
     saves: Saves
     geometry: GeometryCallback | None
     losses: list[float]
@@ -59,18 +62,51 @@ class _Session:
     def run(self, metric: str, *, progress: Progress) -> dict[str, Any]:
         """Take the steps that are left, keep the state and tell the trackers on the way, and measure in the end."""
         geometry, task = self.geometry, self.subject.task
-        if geometry is None:
-            self._descend(self.objective, progress=progress)
-            return self._numbers() | self._scores(metric, progress=progress)
-        if not isinstance(task, Classification):
+        if geometry is not None and not isinstance(task, Classification):
             raise SettingError("geometry", "is of classes, and a language model has none", fix="leave it out")
-        with geometry.watch(self.bare()):
-            self._descend(replace(self.objective, seen=geometry.labels), progress=progress)
-            found = self._numbers() | self._scores(metric, progress=progress)
-        return found | {"geometry": geometry.last}
+        batches = step_batches(task, self.recipe)
+        chosen = self.objective if geometry is None else replace(self.objective, seen=geometry.labels)
+        found = self._audit(batches, progress=progress)
+        with self._watched():
+            self._descend(chosen, batches, progress=progress)
+        found |= self._numbers()
+        fitted = None
+        if isinstance(self.objective, Contrastive) and isinstance(task, Classification):
+            fitted = Fitted.of(self.torch, self.bare(wrapped=False), task, self.objective)
+            found |= fitted.numbers(batches[-self._epoch :], losses=self.losses[-self._epoch :])
+        with self._watched():
+            found |= self._scores(metric, progress=progress)
+        if fitted is not None and isinstance(self.subject.held_out, Classification):
+            found |= fitted.by_nearest_mean(self.torch, self.bare(wrapped=False), self.subject.held_out)
+        return found if geometry is None else found | {"geometry": geometry.last}
 
-    def _descend(self, chosen: Objective, *, progress: Progress) -> None:
-        batches = _batches(self.subject.task, self.recipe)
+    def _audit(self, batches: list[I64], *, progress: Progress) -> dict[str, Any]:
+        """Whether these batches leave a contrastive loss one minimiser; said before training where they do not."""
+        task, chosen = self.subject.task, self.objective
+        if not isinstance(chosen, Contrastive) or not isinstance(task, Classification):
+            return {}
+        found = chosen.audit(batches, task.label, classes=len(self.subject.classes), dim=self._dim)
+        if found.verdict != "unique":
+            for line in describe(found):
+                progress.say(line)
+        return {"batches": {"verdict": found.verdict, "reasons": list(found.reasons), "bind": list(found.bind)}}
+
+    @property
+    def _dim(self) -> int:
+        """Dimensions of what the head sees."""
+        return int(last_linear(self.bare(), None).weight.shape[1])
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """What goes into the head looked at, as the objective and the geometry want it, while the block runs."""
+        with ExitStack() as stack:
+            if isinstance(self.objective, Contrastive):
+                stack.enter_context(self.objective.tap.on(self.bare()))
+            if self.geometry is not None:
+                stack.enter_context(self.geometry.watch(self.bare()))
+            yield
+
+    def _descend(self, chosen: Objective | Contrastive, batches: list[I64], *, progress: Progress) -> None:
         _check_size(min(map(len, batches)), self.recipe, self.subject)
         epoch = self._epoch
         each = self.saves.every or epoch
@@ -152,7 +188,7 @@ def train(
         seeded(torch, recipe.seed),
     ):
         subject = make(torch, transformers)
-        chosen = objective(recipe.loss, subject.counts)
+        chosen = _objective(recipe.loss, subject)
         chosen.module.to(accelerator.device)
         model, moved = accelerator.prepare(*_adapted(torch, subject, base, recipe))
         session = _Session(
@@ -178,9 +214,21 @@ def _described(subject: Subject) -> dict[str, Any]:
     return {**classes, **subject.told}
 
 
-def _callback(subject: Subject, chosen: Objective, file: Path | None) -> GeometryCallback | None:
+def _objective(loss: Loss, subject: Subject) -> Objective | Contrastive:
+    if not loss.contrastive:
+        return objective(loss, subject.counts)
+    if subject.counts is None:
+        raise SettingError("loss", f"{loss.name} is of classes, and a language model has none", expected="ce")
+    return contrastive(loss, subject.counts, dim=last_linear(subject.model, None).weight.shape[1])
+
+
+def _callback(subject: Subject, chosen: Objective | Contrastive, file: Path | None) -> GeometryCallback | None:
     """What watches the geometry, if there is a file for it."""
-    return None if file is None else GeometryCallback(class_counts=subject.counts, loss=chosen.module, file=file)
+    if file is None:
+        return None
+    if isinstance(chosen, Contrastive):
+        return GeometryCallback(transform=chosen.compared, target=chosen.target, file=file)
+    return GeometryCallback(class_counts=subject.counts, loss=chosen.module, file=file)
 
 
 def _adapted(torch: Any, subject: Subject, base: Base | None, recipe: Recipe) -> tuple[Any, Any]:
@@ -202,20 +250,6 @@ def chosen_metric(task: str, metric: str | None) -> str:
     return metric or known[0]
 
 
-def _batches(task: Task, recipe: Recipe) -> list[I64]:
-    """The examples of each step."""
-    count = -(-len(task.lengths) // recipe.batch_size)
-    epochs = recipe.epochs if recipe.steps is None else -(-recipe.steps // count)
-    if recipe.sampler == "shuffled":
-        found = shuffled(task.lengths, size=recipe.batch_size, epochs=epochs, seed=recipe.seed)
-    elif isinstance(task, Classification):
-        found = list(_balanced(task, recipe, epochs))
-    else:
-        raise SettingError("sampler", f"{recipe.sampler} needs classes, and a language model has none",
-                           expected="shuffled")  # fmt: skip
-    return found[: recipe.steps]
-
-
 def _check_size(smallest: int, recipe: Recipe, subject: Subject) -> None:
     """SettingError for a part of a step that is smaller than the model takes."""
     part = smallest // min(recipe.accumulate, smallest)
@@ -224,13 +258,6 @@ def _check_size(smallest: int, recipe: Recipe, subject: Subject) -> None:
             "batch_size", f"{recipe.batch_size} in {recipe.accumulate} parts leaves a part of {part}",
             expected=f"{subject.least} or more at once, for batch norm", fix="take another batch size",
         )  # fmt: skip
-
-
-def _balanced(task: Classification, recipe: Recipe, epochs: int) -> Iterator[I64]:
-    sampler = ClassBalancedBatchSampler(task.label, recipe.batch_size, seed=recipe.seed)
-    for epoch in range(epochs):
-        sampler.set_epoch(epoch)
-        yield from (np.array(batch, np.int64) for batch in sampler)
 
 
 def _pulls(wrapped: Any) -> dict[str, float]:

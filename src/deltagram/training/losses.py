@@ -14,13 +14,20 @@ from deltagram.errors import SettingError
 I64 = NDArray[np.int64]
 
 IGNORED: Final = -100
+ACTIVATIONS: Final = ("none", "relu", "softplus")
 LOSSES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {  # the class in `deltagram.losses`, and what it is set by
     "ce": ("CrossEntropy", ()),
     "la": ("LogitAdjusted", ("tau",)),
     "cdt": ("CDT", ("gamma",)),
     "ldt": ("LDT", ("gamma",)),
     "vs": ("VS", ("gamma", "tau")),
-}
+    "scl": ("SupervisedContrastive", ("temperature", "activation")),
+    "scl-prototypes": (
+        "SupervisedContrastive", ("temperature", "activation", "design", "copies", "allow_mismatch"),
+    ),
+}  # fmt: skip
+SETTINGS: Final = ("gamma", "tau", "temperature", "activation", "design", "copies", "allow_mismatch")
+CONTRASTIVE: Final = ("scl", "scl-prototypes")
 BALANCED: Final = "balanced"
 
 
@@ -28,13 +35,21 @@ BALANCED: Final = "balanced"
 class Loss:
     """A loss and its settings; SettingError for one outside its range, or that the loss does not have.
 
-    `gamma` and `tau` are those of `deltagram.losses`, its defaults if None. `class_weight` is "balanced" or a weight a
-    class. `class_counts` take the place of those of the training labels.
+    `gamma`, `tau` and `temperature` are those of `deltagram.losses`, its defaults if None. `class_weight` is "balanced"
+    or a weight a class. `class_counts` take the place of those of the training labels. Of contrastive losses,
+    `activation` is what the head's inputs go through before they are compared (`of_features` unless given), `design`
+    (of `geometry.designnames`) and `copies`, a number or one a class, are the prototypes; with `allow_mismatch` also
+    those that features after the activation cannot take the geometry of.
     """
 
     name: str = "ce"
     gamma: float | None = None
     tau: float | None = None
+    temperature: float | None = None
+    activation: str | None = None
+    design: str | None = None
+    copies: tuple[float, ...] | None = None
+    allow_mismatch: bool = False
     class_weight: str | tuple[float, ...] | None = None
     label_smoothing: float = 0.0
     class_counts: tuple[int, ...] | None = None
@@ -43,17 +58,21 @@ class Loss:
         if self.name not in LOSSES:
             raise SettingError("loss", f"{self.name!r} is unknown", expected=" or ".join(LOSSES))
         has = LOSSES[self.name][1]
-        for setting in ("gamma", "tau"):
+        for setting in SETTINGS:
             value = getattr(self, setting)
-            if value is not None and setting not in has:
+            if value not in (None, False) and setting not in has:
                 those = [name for name, (_, parts) in LOSSES.items() if setting in parts]
                 raise SettingError(
                     setting, f"is not a setting of {self.name}", expected=f"a loss of {', '.join(those)}"
                 )
-            if value is not None and not np.isfinite(value):
+            if isinstance(value, float) and not np.isfinite(value):
                 raise SettingError(setting, f"is {value}", expected="a finite number")
         if not 0 <= self.label_smoothing < 1:
             raise SettingError("label_smoothing", f"is {self.label_smoothing}", expected="0 to below 1")
+        if self.label_smoothing and self.contrastive:
+            raise SettingError("label_smoothing", f"is no setting of {self.name}", fix="leave it out")
+        if self.activation is not None and self.activation not in ACTIVATIONS:
+            raise SettingError("activation", f"{self.activation!r} is unknown", expected=" or ".join(ACTIVATIONS))
         self._check_weights()
 
     def _check_weights(self) -> None:
@@ -63,6 +82,17 @@ class Loss:
         if given is not None and not isinstance(given, str) and not all(0 < value < np.inf for value in given):
             found = f"are {', '.join(f'{value:g}' for value in given)}"
             raise SettingError("class_weight", found, expected="numbers above 0", fix="leave a class out of the data")
+
+    @property
+    def contrastive(self) -> bool:
+        """Whether it compares embeddings, without a classifier."""
+        return self.name in CONTRASTIVE
+
+    @property
+    def of_features(self) -> str:
+        """The activation before embeddings are compared: a ReLU, none for prototypes other than an orthogonal frame."""
+        free = self.name == "scl-prototypes" and self.design not in (None, "of")
+        return self.activation or ("none" if free else "relu")
 
     @property
     def of_classes(self) -> bool:

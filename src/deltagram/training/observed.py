@@ -10,7 +10,7 @@ from deltagram.arrays import F64
 from deltagram.errors import SettingError
 from deltagram.geometry import predict
 from deltagram.geometry.gram import Geometry, compare
-from deltagram.geometry.measure import collapse
+from deltagram.geometry.measure import Collapse, collapse
 from deltagram.geometry.moments import ClassMoments
 from deltagram.geometry.samples import array
 from deltagram.geometry.symmetry import Frame
@@ -78,7 +78,20 @@ def values(
     moments: ClassMoments, classifier: Any, *, counts: F64 | None, loss: Any, weighting: str
 ) -> dict[str, float]:  # fmt: skip
     """Scalars of the classes that occur; angles in degrees, Gram distances 0 (equal) to sqrt 2."""
-    measured = collapse(moments, classifier=classifier, weighting=weighting)
+    found = _collapsed(collapse(moments, classifier=classifier, weighting=weighting))
+    found |= _against_predicted(moments, classifier, counts=counts, loss=loss, weighting=weighting)
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def values_against(moments: ClassMoments, target: Geometry, *, weighting: str) -> dict[str, float]:
+    """The same without a classifier; class means, not centred, are compared with a geometry of as many classes."""
+    found = _collapsed(collapse(moments, weighting=weighting))
+    if target.classes == len(moments.there):
+        found["gram_distance_predicted_means"] = compare(moments.geometry(centring="none"), target).means
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def _collapsed(measured: Collapse) -> dict[str, float | None]:
     found: dict[str, float | None] = {
         "nc1": measured.nc1, "nc1_ratio": measured.nc1_ratio, "nc3": measured.self_duality,
         "effective_rank": measured.effective_rank,
@@ -87,8 +100,7 @@ def values(
         found |= {} if frame is None else _frame(name, frame)
     if measured.minority is not None:
         found["minority_collapse"] = measured.minority.collapse
-    found |= _against_predicted(moments, classifier, counts=counts, loss=loss, weighting=weighting)
-    return {name: float(value) for name, value in found.items() if value is not None}
+    return found
 
 
 def _frame(name: str, frame: Frame) -> dict[str, float | None]:

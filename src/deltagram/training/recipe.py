@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 from deltagram.errors import SettingError
 from deltagram.training.losses import Loss
@@ -11,7 +11,12 @@ from deltagram.training.losses import Loss
 PULLS: Final = ("none", "l2", "l1")
 PRECISIONS: Final = ("no", "bf16", "fp16")
 OPTIMIZERS: Final = ("adamw", "sgd")
-SAMPLERS: Final = ("shuffled", "class-balanced")
+SAMPLERS: Final = ("shuffled", "class-balanced", "m-per-class", "binding", "enlarged")
+ROTATE: Final = ("epoch", "batch")
+OF_SAMPLERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "per_class": ("m-per-class", "binding", "enlarged"), "rotate": ("binding",),
+    "fixed_batches": ("shuffled", "binding", "enlarged"),
+}  # fmt: skip
 DROPS: Final = (0.85, 0.95)  # shares of the steps after which the schedule "step" divides the rate by 10
 
 
@@ -58,13 +63,19 @@ class Recipe:
     """Settings of a training; SettingError for one outside its range.
 
     `batch_size` is the examples a step, which go through the model in `accumulate` parts; the `sampler` "shuffled"
-    takes each once an epoch, "class-balanced" as many of every class. `steps` overrides `epochs`. `clip` is the largest
+    takes each once an epoch, "class-balanced" as many of every class, "m-per-class" `per_class` (2) of some classes.
+    "binding" adds `per_class` (1) examples of every class to each batch, the same in all or, with `rotate`, others each
+    "epoch" or "batch"; "enlarged" as many at random. With `fixed_batches` all epochs have the batches of the first.
+    `steps` overrides `epochs`. `clip` is the largest
     norm of the gradient, 0 for any. `pull` and `strength` are AdamR's; "none" is the `optimizer`: adamw, with
     `weight_decay` on tensors of two axes or more, or sgd, with `momentum` and the decay on all.
     """
 
     loss: Loss = field(default_factory=Loss)
     sampler: str = "shuffled"
+    per_class: int | None = None
+    rotate: Literal["epoch", "batch"] | None = None
+    fixed_batches: bool = False
     optimizer: str = "adamw"
     momentum: float = 0.9
     pull: str = "none"
@@ -109,6 +120,15 @@ class Recipe:
 
     def _check_together(self) -> None:
         """SettingError for settings that contradict each other."""
+        if self.per_class is not None and self.per_class < 1:
+            raise SettingError("per_class", f"is {self.per_class}", expected="1 or more")
+        if self.rotate is not None and self.rotate not in ROTATE:
+            raise SettingError("rotate", f"{self.rotate!r} is unknown", expected=" or ".join(ROTATE))
+        for name, of in OF_SAMPLERS.items():
+            if getattr(self, name) and self.sampler not in of:
+                raise SettingError(
+                    name, f"is not a setting of {self.sampler}", expected=f"a sampler of {', '.join(of)}"
+                )
         if self.weight_decay and self.pull != "none":
             fix = "leave out weight_decay: the pull is what takes its place"
             raise SettingError("weight_decay and pull", "contradict each other", fix=fix)
