@@ -126,8 +126,8 @@ class SupervisedContrastive(torch.nn.Module):
 
         def read() -> Items:
             return read_items(
-                embeddings, labels, ignore_index=self.ignore_index, normalise=self.normalise, classes=self.classes,
-                features=features,
+                embeddings, labels, ignore_index=self.ignore_index, normalise=self.normalise,
+                temperature=self.temperature, classes=self.classes, features=features,
             )  # fmt: skip
 
         everyone = Everyone.alone(read()) if self.gather is None else gathered(read, group=self.group)
