@@ -58,7 +58,7 @@ def test_pytorch_metric_learning_divides_by_the_losses_that_are_not_zero(
     sample: tuple[torch.Tensor, torch.Tensor], temperature: float, dtype: torch.dtype
 ) -> None:
     loss, other = SupervisedContrastive(temperature, divisor="nonzero"), peer(temperature)
-    found, expected = (sample[0].to(dtype).requires_grad_() for _ in range(2))
+    found, expected = (sample[0].to(dtype).clone().requires_grad_() for _ in range(2))
     value, theirs = loss(found, sample[1]), other(expected, sample[1])
     value.backward()
     theirs.backward()

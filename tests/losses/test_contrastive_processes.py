@@ -22,8 +22,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 def same(mine: Any, expected: torch.Tensor) -> None:
-    scale = max(1e-3, float(expected.abs().max()))
-    np.testing.assert_allclose(mine, expected.detach().numpy(), rtol=1e-6, atol=1e-6 * scale)
+    numbers = expected.detach().numpy()
+    np.testing.assert_allclose(mine, numbers, rtol=1e-6, atol=1e-6 * max(1e-3, np.abs(numbers).max()))
 
 
 @pytest.mark.parametrize("name", CASES)

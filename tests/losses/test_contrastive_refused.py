@@ -93,6 +93,7 @@ ALONE = (
 CALLED: list[tuple[Loss, Any, Any, str]] = [
     (Loss(), NAN, Y, "embeddings: item 2 is not finite, or too long, expected finite numbers"),
     (Loss(normalise=False), NAN, Y, "embeddings: item 2 is not finite, or too long, expected finite numbers"),
+    (Loss(normalise=False), 1e19 * Z, Y, "embeddings: item 0 is not finite, or too long, expected finite numbers"),
     (Loss(), Z.log() / 0, Y, "embeddings: item 0 is not finite, or too long, expected finite numbers"),
     (
         Loss(),

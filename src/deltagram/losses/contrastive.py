@@ -80,10 +80,8 @@ class SupervisedContrastive(torch.nn.Module):
         super().__init__()
         self.temperature = _positive("temperature", temperature)
         self.scale = 1.0 if base_temperature is None else temperature / _positive("base_temperature", base_temperature)
-        self.variant, self.reduction = (
-            _one_of("variant", variant, VARIANTS),
-            _one_of("reduction", reduction, REDUCTIONS),
-        )
+        self.variant = _one_of("variant", variant, VARIANTS)
+        self.reduction = _one_of("reduction", reduction, REDUCTIONS)
         self.divisor = _one_of("divisor", divisor, DIVISORS)
         self.gather = None if gather is None else _one_of("gather", gather, GRADIENTS)
         if tile is not None and tile < 1:
@@ -128,8 +126,8 @@ class SupervisedContrastive(torch.nn.Module):
 
         def read() -> Items:
             return read_items(
-                embeddings, labels, ignore_index=self.ignore_index, normalise=self.normalise, classes=self.classes,
-                features=features,
+                embeddings, labels, ignore_index=self.ignore_index, normalise=self.normalise,
+                temperature=self.temperature, classes=self.classes, features=features,
             )  # fmt: skip
 
         everyone = Everyone.alone(read()) if self.gather is None else gathered(read, group=self.group)

@@ -24,12 +24,13 @@ class Items:
 
 
 def read_items(
-    embeddings: Tensor, labels: Tensor, *, ignore_index: int, normalise: bool, classes: int | None, features: int | None
-) -> Items:
+    embeddings: Tensor, labels: Tensor, *, ignore_index: int, normalise: bool, temperature: float,
+    classes: int | None, features: int | None,
+) -> Items:  # fmt: skip
     """Embeddings (batch, feature) or (batch, view, feature) as rows in float32 or more, those ignored left out.
 
-    Raises SettingError for shapes and dtypes that are not those, for labels outside the classes and for what is not
-    finite.
+    Raises SettingError for shapes and dtypes that are not those, for labels outside the classes, and where a row or
+    its product with itself over the temperature is not finite.
     """
     _check_shapes(embeddings, labels, features)
     places = embeddings.shape[:-1]
@@ -46,7 +47,8 @@ def read_items(
             expected = f"0 to {classes - 1}, or {ignore_index} to ignore an item"
             raise SettingError("labels", f"have {low if low < 0 else high}", expected=expected)
     norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-    finite = norm.detach().isfinite()
+    longest = norm.detach() if normalise else norm.detach().square() / temperature
+    finite = longest.isfinite()
     if not bool(finite.all()):
         first = int(counted.nonzero()[int(finite.int().argmin())])
         raise SettingError("embeddings", f"item {first} is not finite, or too long", expected="finite numbers")

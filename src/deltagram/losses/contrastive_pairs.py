@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 TILE_BYTES: Final = 1 << 22  # similarities held at once: about what stays in a processor's cache
-LEAST_TILE: Final = 16  # rows under which a matrix product is no longer one
+LEAST_TILE: Final = 64  # rows under which a matrix product loses its speed
 
 
 @dataclass(frozen=True, kw_only=True)
