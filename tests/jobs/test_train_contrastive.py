@@ -104,13 +104,15 @@ def test_the_loss_is_that_of_the_embeddings(room: Path, tmp_path: Path) -> None:
 
 def test_a_step_in_parts_is_the_step_of_the_whole_batch(room: Path, tmp_path: Path) -> None:
     for parts in (1, 4):
-        train(room / "bert", room / "train.jsonl", tmp_path / str(parts), **TEXTS, accumulate=parts)
+        train(
+            room / "bert", room / "train.jsonl", tmp_path / str(parts), **TEXTS | {"learning_rate": 0.1},
+            optimizer="sgd", accumulate=parts,
+        )  # fmt: skip
     whole, parted = (load_file(tmp_path / name / "model.safetensors") for name in ("1", "4"))
     moved = load_file(room / "bert" / "model.safetensors")
     assert any((whole[f"bert.{name}"] != value).any() for name, value in moved.items() if f"bert.{name}" in whole)
     for name, value in whole.items():
-        # Adam divides by the gradient's size: entries whose gradient is rounding alone may move otherwise
-        assert np.quantile(np.abs((value - parted[name]).numpy()), 0.95) < 1e-5, name
+        torch.testing.assert_close(parted[name], value, rtol=1e-3, atol=1e-4)  # six steps of float32, over t = 0.1
 
 
 def test_texts_are_pooled_where_the_head_reads_them(room: Path, tmp_path: Path) -> None:
