@@ -134,7 +134,7 @@ class BindingBatchSampler:
     def _firsts(self, draw: Draw) -> Iterator[I64]:
         """A place in each class, drawn for each batch of this process."""
         classes = len(self._counts)
-        rows = max(1, _DRAWN // (classes * self.num_replicas)) * self.num_replicas
+        rows = min(max(1, _DRAWN // (classes * self.num_replicas)), len(self)) * self.num_replicas
         for start in count(0, rows):
             word = draw.words("places", rows * classes, first=start * classes).reshape(rows, classes)[
                 self.rank :: self.num_replicas
