@@ -252,6 +252,11 @@ BINDING: list[tuple[dict[str, Any], str]] = [
         "batch_size: is 2, expected at least 3, the examples to bind to each batch; "
         "take larger batches, or bind fewer by `examples`",
     ),
+    (
+        {"batch_size": None, "batches": MPerClassBatchSampler(Y, 2)},
+        "batch_size: is 2, expected at least 3, the examples to bind to each batch; "
+        "take larger batches, or bind fewer by `examples`",
+    ),
     ({"per_class": 0}, "per_class: is 0, expected 1 or more"),
     ({"batch_size": 0}, "batch_size: is 0, expected 1 or more"),
     ({"batch_size": None}, "batch_size: is not given, expected the samples of a batch"),
