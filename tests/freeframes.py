@@ -5,8 +5,10 @@ import numpy as np
 TEMPERATURE = 0.5
 
 
-def loss_and_gradient(embeddings: np.ndarray, label: np.ndarray, batches: list[list[int]]) -> tuple[float, np.ndarray]:
-    """Sum over batches and anchors; the gradient in the embeddings."""
+def loss_and_gradient(
+    embeddings: np.ndarray, label: np.ndarray, batches: list[list[int]], *, fixed: int = 0
+) -> tuple[float, np.ndarray]:
+    """Sum over batches and anchors; the gradient in the embeddings. The last `fixed` are no anchors and stay."""
     total, slope = 0.0, np.zeros((len(label), len(label)))
     for batch in batches:
         index = np.asarray(batch)
@@ -14,7 +16,7 @@ def loss_and_gradient(embeddings: np.ndarray, label: np.ndarray, batches: list[l
         np.fill_diagonal(gram, -np.inf)
         same = (label[index][:, None] == label[index]) & ~np.eye(len(index), dtype=bool)
         count = same.sum(axis=1)
-        anchor = count > 0
+        anchor = (count > 0) & (index < len(label) - fixed)
         top = np.where(anchor, gram.max(axis=1, initial=-np.inf), 0)
         expo = np.exp(np.where(np.isfinite(gram), gram - top[:, None], -np.inf))
         mass = np.where(anchor, expo.sum(axis=1), 1)
@@ -23,7 +25,9 @@ def loss_and_gradient(embeddings: np.ndarray, label: np.ndarray, batches: list[l
         total += float(((np.log(mass) + top) - (positive * gram).sum(axis=1))[anchor].sum())
         part = (expo / mass[:, None] - positive) * anchor[:, None] / TEMPERATURE
         np.add.at(slope, (index[:, None], index), part)
-    return total, (slope + slope.T) @ embeddings
+    gradient = (slope + slope.T) @ embeddings
+    gradient[len(label) - fixed :] = 0
+    return total, gradient
 
 
 def bound(label: np.ndarray, batches: list[list[int]]) -> float:
@@ -36,25 +40,33 @@ def bound(label: np.ndarray, batches: list[list[int]]) -> float:
     return float(total)
 
 
-def minimised(label: np.ndarray, batches: list[list[int]], *, dim: int, within: float = 1e-8) -> np.ndarray:
+def minimised(
+    label: np.ndarray, batches: list[list[int]], *, dim: int, within: float = 1e-8, prototypes: bool = False
+) -> np.ndarray:
     """Projected gradient descent; another random start where one ends in a saddle, above the bound.
 
+    With `prototypes` the first unit vectors are in each batch, as samples that do not move and are no anchors.
     The step halves where the loss would rise. AssertionError where no start of twenty comes `within` of the bound.
     """
-    least = bound(label, batches)
+    classes = len(np.unique(label))
+    fixed = classes if prototypes else 0
+    every = np.concatenate([label, np.arange(fixed)])
+    batches = [[*batch, *range(len(label), len(every))] for batch in batches]
+    least, _ = loss_and_gradient(np.eye(dim)[every], every, batches, fixed=fixed)
     for seed in range(20):
-        here = projected(np.random.default_rng(seed).uniform(size=(len(label), dim)))
-        value, gradient = loss_and_gradient(here, label, batches)
+        here = projected(np.random.default_rng(seed).uniform(size=(len(every), dim)))
+        here[len(label) :] = np.eye(dim)[:fixed]
+        value, gradient = loss_and_gradient(here, every, batches, fixed=fixed)
         step = 0.5
         for _ in range(2000):
             there = projected(here - step * gradient)
-            found, slope = loss_and_gradient(there, label, batches)
+            found, slope = loss_and_gradient(there, every, batches, fixed=fixed)
             if found > value:
                 step /= 2
                 continue
             here, value, gradient, step = there, found, slope, min(step * 1.1, 10)
             if value - least < within:
-                return here
+                return here[: len(label)]
     raise AssertionError(f"{value - least} above the bound")
 
 

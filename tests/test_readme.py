@@ -22,6 +22,7 @@ PAGES = [
     "docs/merging.md",
     "docs/training.md",
     "docs/callback.md",
+    "docs/batches.md",
     "docs/losses.md",
     "docs/contrastive.md",
     "docs/measuring.md",

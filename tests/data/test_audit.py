@@ -79,6 +79,13 @@ def test_most_violations_are_far_from_the_frame() -> None:
         assert distance(minimised(LABEL, batches, dim=dim), LABEL) > 0.05, what
 
 
+def test_prototypes_make_any_batches_valid() -> None:
+    for batches in ([EVEN, ODD], MEMBERS, RANDOM):
+        assert audit_batches(batches, LABEL, dim=12, prototypes=True).verdict == "unique"
+        found = minimised(LABEL, batches, dim=12, within=1e-10, prototypes=True)
+        assert np.abs(found - np.eye(12)[LABEL]).max() < 1e-4  # not even a rotation is free
+
+
 def test_binding_one_class_that_lacks_a_pair_is_enough() -> None:
     audit = audit_batches([[*range(36)], [*range(16, 40)]], LABEL, dim=12)
     assert (audit.missing_pairs, audit.missing, audit.bind, audit.repaired) == (1, ((0, 3),), (0,), True)

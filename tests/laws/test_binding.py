@@ -213,7 +213,7 @@ def test_torch_takes_them_over_any_data_set() -> None:
 
 
 def test_accelerate_deals_their_batches_and_tells_them_the_epoch() -> None:
-    """Sizes differ, so they have no `batch_size`: accelerate deals all as they are, the first again to come out even."""
+    """Sizes differ, so there is no `batch_size`: accelerate deals all as they are, the first again to come out even."""
     torch = pytest.importorskip("torch")
     loaders = pytest.importorskip("accelerate.data_loader")
 
@@ -249,6 +249,11 @@ OR = "expected shuffled or fixed or a batch sampler that has a length"
 BINDING: list[tuple[dict[str, Any], str]] = [
     (
         {"batch_size": 2},
+        "batch_size: is 2, expected at least 3, the examples to bind to each batch; "
+        "take larger batches, or bind fewer by `examples`",
+    ),
+    (
+        {"batch_size": None, "batches": MPerClassBatchSampler(Y, 2)},
         "batch_size: is 2, expected at least 3, the examples to bind to each batch; "
         "take larger batches, or bind fewer by `examples`",
     ),

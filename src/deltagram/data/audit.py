@@ -12,7 +12,7 @@ from deltagram.data.interaction import Graph, Groups, Places
 from deltagram.data.ownbatches import announce
 from deltagram.data.repairs import repair
 from deltagram.data.reshuffling import expected_epochs
-from deltagram.data.rounds import by_class, check_least
+from deltagram.data.rounds import check_classes, check_least
 from deltagram.data.verdict import Findings, Verdict, judge
 from deltagram.errors import SettingError
 
@@ -79,25 +79,27 @@ def audit_batches(
     'unique'
     """
     label = checked_labels(labels, classes=classes)
-    by_class(label)
+    check_classes(label)
     check_least(dim=dim, views=views)
     if features not in FEATURES:
         raise SettingError("features", f"{features!r} is unknown", expected=" or ".join(FEATURES))
     places = Places.of(batches, samples=len(label))
-    names, number = np.unique(label, return_inverse=True)
+    counts = np.bincount(label, minlength=classes or 0)
+    names = np.flatnonzero(counts)
+    number = np.cumsum(counts > 0)[label] - 1
     groups = Groups.of(places, number, classes=len(names), views=views)
     graph = Graph.of(groups, number, classes=len(names), views=views)
     found = Findings.of(graph, groups, number, names=names, tight=dim == len(names))
     verdict, reasons = judge(found, dim=dim, views=views, features=features, prototypes=prototypes)
     bind, repaired = ((), None) if found.holds else repair(places, graph, found, number, views=views)
-    components = np.zeros(classes or int(names[-1]) + 1, np.int64)
+    components = np.zeros(len(counts), np.int64)
     components[names] = found.parts
     size = int(np.median(np.bincount(places.batch)))
     return BatchAudit(
         verdict=verdict, reasons=reasons, samples=len(label), unseen=found.unseen, batches=places.batches,
         batch_size=size, classes=len(names), components=tuple(components.tolist()), missing_pairs=found.pairs,
         missing=tuple(_missing(graph, found)), dim=dim, views=views, features=features, prototypes=prototypes,
-        epochs_if_shuffled=expected_epochs(np.bincount(number), size, views=views), bind=bind, repaired=repaired,
+        epochs_if_shuffled=expected_epochs(counts, size, views=views), bind=bind, repaired=repaired,
     )  # fmt: skip
 
 

@@ -73,9 +73,10 @@ class BindingBatchSampler:
         if self._examples is not None and rotate:
             raise SettingError("rotate", f"is {rotate}, and the examples are given", expected="False")
         bound = int(self._wanted.sum()) if self._examples is None else len(self._examples)
-        if batch_size is not None and batch_size < bound:
+        size = getattr(batches, "batch_size", None) if batch_size is None else batch_size
+        if size is not None and size < bound:
             raise SettingError(
-                "batch_size", f"is {batch_size}", expected=f"at least {bound}, the examples to bind to each batch",
+                "batch_size", f"is {size}", expected=f"at least {bound}, the examples to bind to each batch",
                 fix="take larger batches, or bind fewer by `examples`",
             )  # fmt: skip
         self.per_class, self.rotate, self.duplicates, self.drop_last = per_class, rotate, duplicates, drop_last
@@ -134,7 +135,7 @@ class BindingBatchSampler:
     def _firsts(self, draw: Draw) -> Iterator[I64]:
         """A place in each class, drawn for each batch of this process."""
         classes = len(self._counts)
-        rows = max(1, _DRAWN // (classes * self.num_replicas)) * self.num_replicas
+        rows = min(max(1, _DRAWN // (classes * self.num_replicas)), len(self)) * self.num_replicas
         for start in count(0, rows):
             word = draw.words("places", rows * classes, first=start * classes).reshape(rows, classes)[
                 self.rank :: self.num_replicas

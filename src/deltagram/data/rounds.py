@@ -82,9 +82,14 @@ def check_ranks(rank: int, num_replicas: int) -> None:
         raise SettingError("rank", f"is {rank}", expected=f"0 to {num_replicas - 1}")
 
 
+def check_classes(label: I64) -> None:
+    """SettingError for labels that are all the same."""
+    if (label == label[0]).all():
+        raise SettingError("labels", f"are all {label[0]}", expected="2 classes or more")
+
+
 def by_class(label: I64) -> tuple[I64, I64]:
     """Samples, class after class, and how many each class has that has any; SettingError for one class."""
-    counts: I64 = np.unique(label, return_counts=True)[1]
-    if len(counts) < 2:
-        raise SettingError("labels", f"are all {label[0]}", expected="2 classes or more")
+    check_classes(label)
+    counts = np.unique(label, return_counts=True)[1]
     return np.argsort(label, kind="stable").astype(np.int64), counts.astype(np.int64)

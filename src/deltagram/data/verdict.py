@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deltagram.data.imbalance import I64
 from deltagram.data.interaction import Graph, Groups, parts_linked, pieces
@@ -138,5 +137,6 @@ def _notes(found: Findings, *, views: int) -> list[str]:
 
 def _parts(component: I64, label: I64, classes: int) -> I64:
     """Components a class, (class)."""
-    first: NDArray[np.intp] = np.unique(component, return_index=True)[1]
-    return np.bincount(label[first], minlength=classes).astype(np.int64)
+    owner = np.full(int(component.max()) + 1, -1)
+    owner[component] = label
+    return np.bincount(owner[owner >= 0], minlength=classes).astype(np.int64)
