@@ -25,6 +25,7 @@ PAGES = [
     "docs/losses.md",
     "docs/measuring.md",
     "docs/predicting.md",
+    "docs/prototypes.md",
     "docs/diagnosing.md",
     "docs/selection.md",
     "docs/papers.md",

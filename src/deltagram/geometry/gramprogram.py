@@ -220,4 +220,4 @@ class Point:
                 continue
             cost = float((pulls[room > 0] / room[room > 0]).sum()) / 4
             best = max(best, self.excess - linear / 2 - len(c.member) * shift - cost)
-        return best
+        return float(best)
