@@ -116,23 +116,27 @@ class Point:
         return found if w.shape[1] else found[:, :0]
 
     @cached_property
-    def _terms(self) -> tuple[F64, F64, F64]:
-        """Weights of classes and of prototypes in the sum, over b; what the sum exceeds b by, over b (group)."""
+    def _terms(self) -> tuple[F64, F64, F64, F64]:
+        """Weights of classes and of prototypes in the sum, over b; the sum over b, and its logarithm (group)."""
         c = self.contrast
         over = 1 / np.where(c.positives > 0, c.positives, 1.0)[:, None]
         others = over * c.negatives * np.exp((self.cosines - 1) / c.temperature)
         if not c.prototypes.shape[1]:
-            return others, self.to_prototypes, others.sum(1)
+            rise = others.sum(1)
+            return others, self.to_prototypes, 1 + rise, np.log1p(rise)
         away = (self.to_prototypes - 1) / c.temperature
         held = over * c.copies * np.exp(away)
         rise = held.sum(1) - np.diag(held) + over[:, 0] * c.copies * np.expm1(np.diag(away))
-        return others, held, others.sum(1) + rise
+        rise = others.sum(1) + rise
+        total = others.sum(1) + held.sum(1) + over[:, 0] * (c.counts - 1) * c.samples
+        total = np.where(c.positives > 0, total, 1.0)
+        near = rise > -0.5  # beyond, the prototype is far, and nothing cancels in the sum
+        return others, held, total, np.where(near, np.log1p(np.where(near, rise, 0.0)), np.log(total))
 
     @cached_property
     def excess(self) -> float:
         """The loss less `Contrast.offset`: what other classes add, and the way to the prototypes; at least 0."""
-        c, rise = self.contrast, self._terms[2]
-        loss = np.log1p(rise)
+        c, loss = self.contrast, self._terms[3]
         if c.prototypes.shape[1]:
             loss = loss + c.copies * (1 - np.diag(self.to_prototypes)) / (c.temperature * c.positives)
         return float(c.mass @ loss)
@@ -140,8 +144,8 @@ class Point:
     @cached_property
     def shares(self) -> tuple[F64, F64]:
         """The softmax of an anchor of g over classes of h and over prototypes."""
-        others, held, rise = self._terms
-        return others / (1 + rise)[:, None], held / (1 + rise)[:, None]
+        others, held, total, _ = self._terms
+        return others / total[:, None], held / total[:, None]
 
     @cached_property
     def slopes(self) -> tuple[F64, F64]:
@@ -216,4 +220,4 @@ class Point:
                 continue
             cost = float((pulls[room > 0] / room[room > 0]).sum()) / 4
             best = max(best, self.excess - linear / 2 - len(c.member) * shift - cost)
-        return best
+        return float(best)

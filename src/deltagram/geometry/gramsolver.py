@@ -6,6 +6,7 @@ program in the Gram a global one; fewer are what the caller asks for, and the ce
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from deltagram.arrays import F64
 from deltagram.geometry.gramprogram import Contrast, Point
 from deltagram.seeds import key
 
+_FLOOR: Final = 1e-6  # of a sample's loss
 _NEWTON: Final = 60  # steps at most
 _KRYLOV: Final = 1000  # products with the Hessian a step, at most
 _FALLS: Final = 0.9  # a step that shortens the gradient less than to this share meets rounding
@@ -29,16 +31,20 @@ _NEAR: Final = 0.1  # how far from the prototypes the search starts
 
 @dataclass(frozen=True, kw_only=True)
 class Excess:
-    """Primal value and a dual bound below it, both less the part of the loss that no vectors change (`offset`)."""
+    """Primal value and a dual bound below it, both less the part of the loss that no vectors change (`offset`).
+
+    Beside prototypes a part below `floor`, 1e-6 a sample, is lost in rounding: the gap is then relative to that.
+    """
 
     primal: float
     dual: float
     offset: float
+    floor: float
 
     @property
     def gap(self) -> float:
         """Relative to the part that vectors change: the value is within this share of the least possible one."""
-        return (self.primal - self.dual) / max(abs(self.primal), 1e-300)
+        return (self.primal - self.dual) / max(self.primal, self.floor, 1e-300)
 
     @property
     def value(self) -> float:
@@ -64,7 +70,8 @@ def solve(contrast: Contrast, *, extra: int | None = None) -> Solution:
         search = _Search(contrast=replace(contrast, temperature=temperature), width=width)
         rows = search.minimum(rows)
     point = search.point(rows)
-    proof = Excess(primal=point.excess, dual=point.bound(), offset=contrast.offset)
+    floor = _FLOOR * search.anchors * search.fixed
+    proof = Excess(primal=point.excess, dual=point.bound(), offset=contrast.offset, floor=floor)
     return Solution(point=point, proof=proof, rank=_rank(point))
 
 
@@ -92,13 +99,23 @@ class _Search:
     width: int
 
     @property
+    def anchors(self) -> float:
+        """Samples with a positive."""
+        return float(self.contrast.mass.sum())
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there are prototypes: the way to them is a difference of terms near 1, which rounding limits."""
+        return self.contrast.prototypes.shape[1] > 0
+
+    @cached_property
     def free(self) -> F64:
         """1 where a coordinate may differ from 0, (group, width + 1): a class alone has no simplex of its own."""
         mask = np.ones((len(self.contrast.sizes), self.width + 1))
         mask[:, -1] = self.contrast.sizes > 1
         return mask
 
-    @property
+    @cached_property
     def weight(self) -> F64:
         """About the root of the curvature, (group, 1)."""
         c = self.contrast
@@ -132,11 +149,12 @@ class _Search:
 
     def minimum(self, start: F64) -> F64:
         """Newton from a rough neighbourhood; from a close one if the certificate is not there yet."""
-        rows, scale = start, 1 / self.slope(start)[0]
+        floor = max(_FLOOR * self.anchors * self.fixed, 1e-300)
+        rows, scale = start, 1 / max(self.slope(start)[0], floor)
         for close in _CLOSE:
             rows = self._polished(self._near(rows, scale, close=close), scale)
             point = self.point(rows)
-            if point.excess - point.bound() <= _CERTAIN * point.excess:
+            if point.excess - point.bound() <= _CERTAIN * max(point.excess, floor):
                 break
         return rows
 

@@ -75,7 +75,7 @@ def measure(
     known = {name: read_geometry(Path(name)) for name in against if Path(name).suffix == ".json"}
     unknown = [name for name in against if name not in TARGETS and name not in known]
     if unknown:
-        expected = f"{', '.join(TARGETS)}, or a .json file of predict"
+        expected = f"{' or '.join(TARGETS)}, or a .json file that predict wrote"
         raise SettingError("against", f"{unknown[0]!r} is unknown", expected=expected)
     inputs = [source, *map(Path, known), *([Path(data)] if data is not None and Path(data).exists() else [])]
     if out is not None:
