@@ -77,7 +77,7 @@ def full_batch_bound(
     """The bound where all samples are one batch: `sum_c n_c log(n_c - 1 + (n - n_c) e^{-1/t})`. As `batch_bounds`.
 
     >>> round(full_batch_bound([3, 2], temperature=1.0), 6)
-    4.702377
+    4.506563
     """
     found = batch_bounds(
         np.asarray(counts)[None], temperature=temperature, reduction=reduction, class_weight=class_weight,
