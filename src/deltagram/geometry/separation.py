@@ -40,10 +40,10 @@ class Separated:
 def separation(classes: int, dim: int, *, seed: int = 0, starts: int | None = None) -> Separated:
     """Vectors for any number of classes in any dimension from 2 on, the best of `starts` drawn from `seed`.
 
-    `dim >= k - 1` is the simplex, `k <= 2 dim` pairs of opposite axes (no more than dim + 1 vectors are at obtuse
-    angles to each other): both are the best there are. Beyond, `log sum exp(b cos)` over pairs is minimised for b up
-    to 10,000 (for one b the targets of TSC, CVPR 2022): a local optimum, beside bounds. Takes k^2 memory; 8 starts up
-    to 100 classes, fewer beyond, one above 400.
+    `dim >= k - 1` is the simplex, `k <= 2 dim` are k - dim simplices at right angles (no more than dim + 1 vectors are
+    at obtuse angles to each other), which balance to zero: both are the best there are. Beyond, `log sum exp(b cos)`
+    over pairs is minimised for b up to 10,000 (for one b the targets of TSC, CVPR 2022): a local optimum, beside
+    bounds. Takes k^2 memory; 8 starts up to 100 classes, fewer beyond, one above 400.
 
     Raises SettingError for fewer than two classes, dimensions or starts than these.
     """
@@ -58,8 +58,8 @@ def separation(classes: int, dim: int, *, seed: int = 0, starts: int | None = No
         vectors = simplex(classes, dim=dim, seed=seed)
         return Separated(vectors=vectors, max_cosine=-1 / (classes - 1), bounds=known, exact=True)
     if classes <= 2 * dim:
-        axes = np.vstack([np.eye(dim), -np.eye(dim)])[:classes]
-        return Separated(vectors=axes @ _turn(dim, seed), max_cosine=0.0, bounds=known, exact=True)
+        parts = _simplices(classes, dim) @ _turn(dim, seed)
+        return Separated(vectors=parts, max_cosine=0.0, bounds=known, exact=True)
     if dim == 2:
         angle = 2 * np.pi * np.arange(classes) / classes
         circle = np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -108,6 +108,17 @@ def _caps(classes: int, dim: int) -> float:
         return float(betainc((dim - 1) / 2, 0.5, np.sin(radius) ** 2)) / 2 - 1 / classes
 
     return float(np.cos(2 * brentq(over, 1e-9, np.pi / 2)))
+
+
+def _simplices(classes: int, dim: int) -> F64:
+    """As many simplices at right angles as leave each of them a vector more than it has dimensions."""
+    found = np.zeros((classes, dim))
+    start = 0
+    for number, part in enumerate(np.array_split(np.arange(classes), classes - dim)):
+        wide = len(part) - 1
+        found[part[0] : part[-1] + 1, start : start + wide] = simplex(len(part), seed=number)
+        start += wide
+    return found
 
 
 def _turn(dim: int, seed: int) -> F64:
