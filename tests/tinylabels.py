@@ -25,7 +25,8 @@ def counted(*, words: int = 6, contexts: int = 12, most: int = 3, length: int = 
     ids = rng.permutation(TOKENS**length)[:contexts]
     numbers = np.stack([ids // TOKENS**place % TOKENS for place in range(length)], 1).astype(np.int64)
     if length > 1:
-        numbers[rng.permutation(contexts)[: contexts // 3], : length - 1] = -1
+        short = rng.permutation(contexts)[: contexts // 3]
+        numbers[short, : length - 1], numbers[short, -1] = -1, rng.permutation(TOKENS)[: len(short)]
     return replace(
         LabelMatrix.of_counts(counts), context_ids=numbers, word_ids=rng.permutation(TOKENS)[:words].astype(np.int64)
     )  # fmt: skip

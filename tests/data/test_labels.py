@@ -67,6 +67,15 @@ def test_token_numbers_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.taken(np.array([1])).context_ids, [[7, 5]])
 
 
+def test_words_that_follow_nothing_can_be_left_out() -> None:
+    counted = LabelMatrix.of_counts([[3, 1, 0], [1, 0, 0], [0, 1, 1]], words=("a", "b", "c"))
+    left, rows = replace(counted, word_ids=np.array([9, 0, 4])).taken(np.array([1, 2])).occurring()
+    assert (left.words, rows.tolist()) == (("a", "c"), [0, 2])
+    assert left.word_ids is not None
+    assert left.word_ids.tolist() == [9, 4]
+    np.testing.assert_array_equal(left.probabilities.toarray(), [[0.5, 0], [0.5, 1]])
+
+
 def test_one_hot_labels_are_classes() -> None:
     made = LabelMatrix.one_hot([3, 1])
     assert made.shape == (2, 4)

@@ -170,6 +170,18 @@ class LabelMatrix:
             contexts=names, context_ids=ids,
         )  # fmt: skip
 
+    def occurring(self) -> tuple[Self, I64]:
+        """Without words that follow no context; and which are left, (word).
+
+        >>> LabelMatrix.of_counts([[1, 2], [0, 0], [0, 1]]).occurring()[1]
+        array([0, 2])
+        """
+        rows = np.unique(self.probabilities.indices).astype(np.int64)
+        names = tuple(np.asarray(self.words, object)[rows]) if self.words else ()
+        ids = None if self.word_ids is None else self.word_ids[rows]
+        p = sparse.csc_array(sparse.csr_array(self.probabilities)[rows])
+        return replace(self, probabilities=p, words=names, word_ids=ids), rows
+
     def save(self, path: Path | str) -> None:
         """Write it as .npz (no pickle); `load` reads it."""
         p = self.probabilities

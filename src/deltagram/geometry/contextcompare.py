@@ -6,7 +6,7 @@ support share.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,7 @@ from deltagram.data.imbalance import I64
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
 from deltagram.geometry.collapse import effective_rank
+from deltagram.geometry.nexttoken import beyond_supports, in_support, within_supports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +48,7 @@ class LogitNumbers:
         (0.0, 0.0, 0.105)
         """
         given = checked(logits, labels)
-        p = labels.probabilities
-        inside, wanted = _within(given, labels), _less_mean(np.log(p.data), p.indptr)
+        inside, wanted = within_supports(labels, given).data, in_support(labels).data
         rest = beyond(given, labels)
         return cls(
             gap=gap(given, labels), within=float(np.linalg.norm(inside)), beyond=float(np.linalg.norm(rest)),
@@ -86,24 +86,7 @@ def gap(logits: F64, labels: LabelMatrix) -> float:
 
 def beyond(logits: F64, labels: LabelMatrix) -> F64:
     """P_F_perp of logits (word, context), columns centred: what is in a support becomes its mean."""
-    p = labels.probabilities
-    found: F64 = logits - logits.mean(0)
-    of = np.repeat(np.arange(p.shape[1]), np.diff(p.indptr))
-    found[p.indices, of] -= _within(logits, labels)
-    return found
-
-
-def _within(logits: F64, labels: LabelMatrix) -> F64:
-    """P_F of logits at the stored entries of the probabilities; it is zero elsewhere."""
-    p = labels.probabilities
-    return _less_mean(logits[p.indices, np.repeat(np.arange(p.shape[1]), np.diff(p.indptr))], p.indptr)
-
-
-def _less_mean(values: F64, indptr: Any) -> F64:
-    """Each column's stored values less their mean."""
-    sizes = np.diff(indptr)
-    found: F64 = values - np.repeat(np.add.reduceat(values, indptr[:-1]) / sizes, sizes)
-    return found
+    return beyond_supports(labels, logits - logits.mean(0))
 
 
 @dataclass(frozen=True, kw_only=True)
