@@ -85,6 +85,15 @@ def test_spreads_are_means_over_pairs(seed: int) -> None:
         assert got == pytest.approx(np.mean(values), abs=1e-12) if values else np.isnan(got)
 
 
+def test_a_full_support_has_nothing_beyond_it_and_is_left_out() -> None:
+    labels = LabelMatrix.of_counts([[1, 1, 3, 0], [1, 0, 1, 2], [1, 1, 0, 1]])
+    rest = beyond(random_logits(labels, 0), labels).T
+    found, alone = Spread.of(rest, np.array([0, 0, 1, 1])), Spread.of(rest[1:], np.array([0, 1, 1]))
+    assert np.abs(rest[0]).max() < 1e-12
+    assert found == alone
+    assert found.pairs == 1
+
+
 def test_words_of_equal_rows_are_a_group() -> None:
     labels = LabelMatrix.of_counts([[1, 0, 1], [3, 0, 9], [0, 1, 1], [1, 1, 1]])
     assert word_groups(labels).tolist() == [0, 0, 1, 2]

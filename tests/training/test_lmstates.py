@@ -75,6 +75,17 @@ def test_a_batch_changes_nothing_and_no_hook_stays(tmp_path: Path) -> None:
         assert final_norm(model) == "model.norm"
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_logits_are_made_of_the_last_tokens_alone(kind: str, tmp_path: Path) -> None:
+    tinylabels.model(tmp_path, kind)
+    with loaded(tmp_path, open_checkpoint(tmp_path).specs) as model:
+        shapes = []
+        handle = output_of(model).module.register_forward_hook(lambda _m, _i, given: shapes.append(given.shape))
+        word_states(model, *ids(), size=4)
+        handle.remove()
+    assert set(shapes) == {torch.Size((4, 1, tinylabels.TOKENS))}
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

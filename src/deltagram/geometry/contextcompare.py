@@ -18,6 +18,7 @@ from deltagram.data.imbalance import I64
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
 from deltagram.geometry.collapse import effective_rank
+from deltagram.geometry.cosinestructure import unit_rows
 from deltagram.geometry.nexttoken import beyond_supports, in_support, within_supports
 
 
@@ -93,7 +94,7 @@ def beyond(logits: F64, labels: LabelMatrix) -> F64:
 class Spread:
     """Mean 1 - cos over all pairs of vectors of one group, and over all pairs of two; how many pairs of one there are.
 
-    NaN where there are none, or a vector is zero.
+    NaN where there are none. Vectors that are zero are left out: of contexts with full support nothing is beyond it.
     """
 
     same: float
@@ -108,9 +109,9 @@ class Spread:
         Spread(same=0.0, other=1.0, pairs=1)
         """
         given = np.asarray(vectors, np.float64)
-        size = np.linalg.norm(given, axis=1, keepdims=True)
-        unit = np.divide(given, size, out=np.full_like(given, np.nan), where=size > 0)
-        _, number, many = np.unique(group, return_inverse=True, return_counts=True)
+        unit, there = unit_rows(given)
+        unit = unit[there]
+        _, number, many = np.unique(group[there], return_inverse=True, return_counts=True)
         sums = np.zeros((len(many), given.shape[1]))
         np.add.at(sums, number, unit)
         within = float((np.square(sums).sum(1) - many).sum()) / 2

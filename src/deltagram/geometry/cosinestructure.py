@@ -5,14 +5,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
 from deltagram.seeds import key
 
 PERMUTATIONS: Final = 199
+_ZERO: Final = 1e-12  # of the longest vector
 _FLAT: Final = 1e-12  # of the largest entry: what varies less is the rounding of cosines that are all alike
+
+
+def unit_rows(vectors: F64) -> tuple[F64, NDArray[np.bool_]]:
+    """Vectors (row, feature) at length 1, and which there are: NaN where one is zero, to rounding of the longest."""
+    size = np.linalg.norm(vectors, axis=1)
+    there = size > _ZERO * size.max(initial=0.0)
+    unit = np.divide(vectors, size[:, None], out=np.full_like(vectors, np.nan), where=there[:, None])
+    return unit, there
 
 
 def cosine_matrix(vectors: ArrayLike) -> F64:
@@ -22,9 +31,7 @@ def cosine_matrix(vectors: ArrayLike) -> F64:
     array([[1.    , 0.7071],
            [0.7071, 1.    ]])
     """
-    given = np.asarray(vectors, np.float64)
-    size = np.linalg.norm(given, axis=1, keepdims=True)
-    unit = np.divide(given, size, out=np.full_like(given, np.nan), where=size > 0)
+    unit, _ = unit_rows(np.asarray(vectors, np.float64))
     found: F64 = unit @ unit.T
     return found
 
