@@ -43,7 +43,7 @@ def _proofs(n: "Mapping[str, Any]") -> None:
     if "margin" in n:
         found = n["margin"]
         page.print(
-            f"least nuclear norm {found['primal']:.6g}, certified relative gap {abs(found['gap']):.1e} after "
+            f"least nuclear norm {found['primal']:.6g}, certified gap {abs(found['gap']):.1e} after "
             f"{found['iterations']} iterations; {found['rank']} dimensions; {found['slack']:.0%} of margins have slack"
         )
         page.print(f"unique: {found['uniqueness']['unique']} ({found['uniqueness']['why']})")
