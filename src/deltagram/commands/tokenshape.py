@@ -50,8 +50,8 @@ def _proofs(n: "Mapping[str, Any]") -> None:
     if n.get("proxy"):
         found = n["proxy"]
         page.print(
-            f"centred supports: norm {found['value']:.6g}, exact: {found['exact']} (at most {found['excess']:.2%} above "
-            f"the least by their own bound)"
+            f"centred supports: norm {found['value']:.6g}, exact: {found['exact']} (at most {found['excess']:.2%} "
+            f"above the least by their own bound)"
         )
     if "low_dimension" in n:
         found = n["low_dimension"]

@@ -84,8 +84,9 @@ def predict(
     if tokens is not None:
         _refuse({
             "counts": counts, **told, "loss": None if loss == "ce" else loss, "ridge": None, "dim": None,
-            "reduction": None, "class_scale": class_scale, "label_scale": label_scale, "class_weight": class_weight,
-            "temperature": temperature, "features": features, **prototypes,
+            "reduction": None if reduction == "mean" else reduction, "class_scale": class_scale,
+            "label_scale": label_scale, "class_weight": class_weight, "temperature": temperature,
+            "features": features, **prototypes,
         }, "next tokens")  # fmt: skip
         shape, numbers = token_prediction(tokens, ridge=ridge, proxy=proxy, dim=dim, top=top)
         taken = {"tokens": str(tokens), "ridge": ridge, "proxy": proxy, "dim": dim, "top": top}

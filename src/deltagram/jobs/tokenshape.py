@@ -34,7 +34,8 @@ def token_prediction(
         raise SettingError("top", "without the proxy", fix="give --proxy, which finds the largest directions alone")
     numbers = _described(labels)
     if proxy:
-        geometry, factors = proxy_geometry(labels, top or max(1, min(_TOP, min(labels.shape) - 1)), ridge=ridge)
+        most = max(1, min(_TOP, min(labels.shape) - 1))
+        geometry, factors = proxy_geometry(labels, most if top is None else top, ridge=ridge)
         numbers |= _of_proxy(labels, factors)
     elif ridge is not None:
         geometry, found = _at_ridge(labels, ridge, dim)
@@ -42,7 +43,7 @@ def token_prediction(
     else:
         geometry, found = _in_the_limit(labels, dim)
         numbers |= found
-    first = min(_FIRST, min(labels.shape) - 1)
+    first = max(1, min(_FIRST, min(labels.shape) - 1))
     numbers |= _concepts(labels, centred_factors(labels, first), first)
     if not proxy:
         plain = centred_geometry(labels)
