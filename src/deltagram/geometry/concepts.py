@@ -32,19 +32,15 @@ class Direction:
 
 def directions(factors: Factors, *, first: int = 8, shown: int = 8) -> list[Direction]:
     """The `first` directions with `shown` words and contexts a side."""
-    found = []
-    for k in range(min(first, len(factors.sizes))):
-        words, contexts = (_sides(side[:, k], shown) for side in (factors.words, factors.contexts))
-        found.append(
-            Direction(
-                size=float(factors.sizes[k]),
-                words_up=words[0],
-                words_down=words[1],
-                contexts_up=contexts[0],
-                contexts_down=contexts[1],
-            )  # fmt: skip
-        )
-    return found
+    return [_direction(factors, k, shown) for k in range(min(first, len(factors.sizes)))]
+
+
+def _direction(factors: Factors, k: int, shown: int) -> Direction:
+    words, contexts = (_sides(side[:, k], shown) for side in (factors.words, factors.contexts))
+    return Direction(
+        size=float(factors.sizes[k]), words_up=words[0], words_down=words[1], contexts_up=contexts[0],
+        contexts_down=contexts[1],
+    )  # fmt: skip
 
 
 def _sides(entries: F64, shown: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -127,10 +127,9 @@ def support_program(labels: LabelMatrix, *, solver: str = "CLARABEL") -> SolvedL
     rules = []
     for context, column in enumerate(labels.support.toarray().T > 0):
         inside, outside = np.flatnonzero(column), np.flatnonzero(~column)
-        for z in inside[1:]:
-            rules.append(logits[z, context] == logits[inside[0], context])
-        for v in outside:
-            rules.append(logits[inside[0], context] - logits[v, context] >= 1)
+        level = logits[inside[0], context]
+        rules += [logits[z, context] == level for z in inside[1:]]
+        rules += [level - logits[v, context] >= 1 for v in outside]
     found = _solved(cp, cp.Problem(cp.Minimize(cp.normNuc(logits)), rules), logits, None, solver)
     return SolvedLogits(logits=found.product, value=found.value)
 

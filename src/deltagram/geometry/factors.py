@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, svds
+from scipy.sparse.linalg import ArpackError, LinearOperator, svds
 
 from deltagram.arrays import F64
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
-from deltagram.geometry.nexttoken import centred_gradient, centred_support
+from deltagram.geometry.nexttoken import centred_dense, centred_gradient, centred_support
 from deltagram.geometry.wordcontext import WordContext
 
 _ZERO = 1e-10  # of the largest: a singular value that is rounding
@@ -57,15 +57,25 @@ def largest_triplets(operator: LinearOperator, top: int) -> Factors:
     if not 1 <= top <= most:
         raise SettingError("top", f"is {top}", expected=f"1 to {most}, fewer than words and contexts")
     start = np.cos(np.arange(min(operator.shape), dtype=np.float64))  # of no symmetry, and the same each time
-    if (
-        not operator.matvec(np.ones(operator.shape[1])).any()
-        and not operator.rmatvec(operator.matvec(np.cos(np.arange(operator.shape[1], dtype=np.float64)))).any()
-    ):
-        raise SettingError("supports", "have no direction", expected="a context that is switched on and not full")
-    u, s, v = svds(operator, k=top, v0=start, solver="arpack")
+    try:
+        u, s, v = svds(operator, k=top, v0=start, solver="arpack")
+    except ArpackError:  # what it says of an operator that is zero
+        raise SettingError(
+            "supports", "have no direction", expected="a context that is switched on, and not full"
+        ) from None
     order = np.argsort(-s, kind="stable")
     order = order[s[order] > _ZERO * s.max()]
     return signed(u[:, order], s[order], v[order].T)
+
+
+def centred_geometry(labels: LabelMatrix) -> WordContext:
+    """Words and contexts of the whole proxy, decomposed densely: for what `supportsvm` is small enough for."""
+    u, s, v = np.linalg.svd(centred_dense(labels), full_matrices=False)
+    kept = s > _ZERO * s[0]
+    return WordContext.of_factors(
+        (u[:, kept], s[kept], v[kept].T), name="proxy: centred supports", word_names=labels.words,
+        context_names=labels.contexts, conventions={"solution": "proxy", "words": "centred"},
+    )  # fmt: skip
 
 
 def proxy_geometry(labels: LabelMatrix, top: int, *, ridge: float | None = None) -> tuple[WordContext, Factors]:

@@ -155,7 +155,7 @@ def centred_support(labels: LabelMatrix, *, ridge: float | None = None) -> Linea
 
 
 def centred_gradient(labels: LabelMatrix) -> LinearOperator:
-    """`(I - 1 1^T / V) P diag(weights)`: what embeddings grow along first; its largest singular value is `zero_from`."""
+    """`(I - 1 1^T / V) P diag(weights)`: what embeddings grow along first; they stay zero at its norm as ridge."""
     return centred_operator(labels.probabilities, labels.weights)
 
 

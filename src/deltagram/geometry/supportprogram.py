@@ -2,7 +2,7 @@
 
 `min ||L||_*` where each column of L is constant on its support and at least 1 below that off it (arXiv 2408.15417).
 It has a solution in which contexts of one support are alike, and words that follow the same contexts: with n contexts a
-support and r words a group it is the same program in `X = diag(sqrt r) L diag(sqrt n)`, one row a group and one column a
+support and r words a group it is the same program in `X = diag(sqrt r) L diag(sqrt n)`, a row a group and a column a
 support. Contexts that any word can follow ask for nothing; their columns are zero.
 """
 

@@ -1,23 +1,24 @@
 """Next-token cross-entropy of free embeddings at a ridge: the logits, and what shows that they are the best.
 
-`min_{W, H} CE(W H) + ridge / 2 (|W|^2 + |H|^2)`, W (word, dim), H (dim, context), is `min CE(L) + ridge ||L||_*` over L of
-rank dim at most (arXiv 2408.15417); with min(V - 1, m) dimensions the rank asks for nothing and the minimum is certified.
-Its stationarity: with `G = (P - softmax(L)) diag(weights) / ridge`, `||G||_op <= 1` and `<G, L> = ||L||_*`. More than 1 is
-a saddle, which is left along the singular vectors of G.
+`min_{W, H} CE(W H) + ridge / 2 (|W|^2 + |H|^2)`, W (word, dim), H (dim, context), is `min CE(L) + ridge ||L||_*` over L
+of rank dim at most (arXiv 2408.15417); with min(V - 1, m) dimensions the rank asks for nothing, and the minimum is
+certified. Its stationarity: with `G = (P - softmax(L)) diag(weights) / ridge`, `||G||_op <= 1` and `<G, L> = ||L||_*`.
+More than 1 is a saddle, which is left along the singular vectors of G.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, minres
 
 from deltagram.arrays import F64
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
-from deltagram.geometry.nexttoken import beyond_supports
+from deltagram.geometry.nexttoken import beyond_supports, in_support, within_supports
 from deltagram.geometry.supportprogram import largest
 from deltagram.geometry.supportsvm import MarginSolution
 from deltagram.geometry.wordcontext import WordContext
@@ -29,6 +30,8 @@ _SADDLE = 1e-4  # above 1, of the norm of G
 _ESCAPES = 12  # saddles that are left at most
 _STEP = 1e-3  # of the largest singular value: how far along the way out
 _NEWTON = 40
+_STEPS = 4000  # of quasi-Newton
+_ROUGH = 200  # of them at a ridge on the way
 _KRYLOV = 400
 _FALLS = 0.9
 _ROUNDING = 1e-15
@@ -56,8 +59,9 @@ class RidgeSolution:
     @cached_property
     def logits(self) -> F64:
         """L, columns of mean zero."""
-        found: F64 = self.words @ self.contexts
-        return found - found.mean(0)
+        whole = self.words @ self.contexts
+        found: F64 = whole - whole.mean(0)
+        return found
 
     @cached_property
     def slope(self) -> F64:
@@ -73,7 +77,7 @@ class RidgeSolution:
     @cached_property
     def sizes(self) -> F64:
         """Singular values of L, falling."""
-        found: F64 = np.linalg.svd(self.logits, compute_uv=False)
+        found: F64 = np.asarray(np.linalg.svd(self.logits, compute_uv=False), np.float64)
         return found
 
     @property
@@ -95,15 +99,14 @@ class RidgeSolution:
     @cached_property
     def outside(self) -> F64:
         """Probability of words off the support, (context)."""
-        p = _softmax(self.logits)
-        found: F64 = 1 - p[self.labels.support.toarray() > 0].sum() if False else _off(self.labels, p)
+        found: F64 = np.where(self.labels.support.toarray() > 0, 0.0, _softmax(self.logits)).sum(0)
         return found
 
     @property
-    def on(self) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
+    def on(self) -> NDArray[np.bool_]:
         """Contexts that are switched on, (context): off the support half of what no logits leave there, or less."""
         none = 1 - self.labels.sizes / self.labels.shape[0]
-        found: np.ndarray[tuple[int], np.dtype[np.bool_]] = self.outside <= none / 2
+        found: NDArray[np.bool_] = self.outside <= none / 2
         return found
 
     def geometry(self) -> WordContext:
@@ -134,8 +137,6 @@ class Law:
 
 def law(found: RidgeSolution, limit: MarginSolution) -> Law:
     """How far the solution at a ridge has come towards the limit of the same labels."""
-    from deltagram.geometry.nexttoken import in_support, within_supports  # noqa: PLC0415
-
     rest = beyond_supports(found.labels, found.logits)
     rest = rest - rest.mean(0)
     wanted = limit.logits
@@ -158,7 +159,7 @@ def zero_from(labels: LabelMatrix) -> float:
 def ridge_solution(
     labels: LabelMatrix, ridge: float, *, dim: int | None = None, starts: int = 3, seed: int = 0
 ) -> RidgeSolution:
-    """The logits at this ridge, in `dim` dimensions if given: then the best of `starts` random starts and one by ridges.
+    """The logits at this ridge, in `dim` dimensions if given: then the best of random starts and of one by ridges.
 
     Raises SettingError for a ridge that is not positive, `dim` below 1, and more than a million logits.
     """
@@ -187,21 +188,20 @@ def ridge_path(
     at: tuple[F64, F64] | None = None
     for ridge in _falling(ridges, zero):
         search = _Search(labels=labels, ridge=ridge, rank=rank)
-        at = search.best(at) if ridge < zero else search.nothing()
-        if ridge in ridges:
-            tried = [at]
-            if rank < most and ridge < zero:
-                tried += [search.best(search.drawn(seed + start)) for start in range(starts)]
-            at = min(tried, key=lambda pair: search.value(search.flat(*pair))[0])
-            found[ridge] = search.described(*at)
+        if ridge not in ridges:
+            at = search.minimum(search.left(*(at or search.nothing())), rough=True)
+            continue
+        tried = [search.best(at) if ridge < zero else search.nothing()]
+        if rank < most and ridge < zero:
+            tried += [search.best(search.drawn(seed + start)) for start in range(starts)]
+        at = min(tried, key=search.objective)
+        found[ridge] = search.described(*at)
     solved = [found[ridge] for ridge in ridges]
     return solved if rank == most else [_bounded(each) for each in solved]
 
 
 def _bounded(found: RidgeSolution) -> RidgeSolution:
     """With the bound of the problem of any rank, which is the tighter one."""
-    from dataclasses import replace  # noqa: PLC0415
-
     free = ridge_solution(found.labels, found.ridge)
     return replace(found, dual=max(found.dual, free.dual))
 
@@ -216,11 +216,6 @@ def _falling(ridges: Sequence[float], zero: float) -> list[float]:
 def _softmax(logits: F64) -> F64:
     e = np.exp(logits - logits.max(0))
     found: F64 = e / e.sum(0)
-    return found
-
-
-def _off(labels: LabelMatrix, p: F64) -> F64:
-    found: F64 = np.where(labels.support.toarray() > 0, 0.0, p).sum(0)
     return found
 
 
@@ -272,6 +267,10 @@ class _Search:
         grad = self.flat(slope @ h.T / self.ridge + w, w.T @ slope / self.ridge + h)
         return (value - self.labels.entropy) / self.ridge + size, grad
 
+    def objective(self, pair: tuple[F64, F64]) -> float:
+        """As `value`, of W and H."""
+        return self.value(self.flat(*pair))[0]
+
     def curvature(self, flat: F64) -> LinearOperator:
         """The Hessian there."""
         w, h = self.split(flat)
@@ -293,7 +292,7 @@ class _Search:
         for _ in range(_ESCAPES):
             at = self.minimum(self.left(*at))
             w, h = self.balanced(*at)
-            if largest(_gradient(self.labels, w @ h)[1]) / self.ridge <= 1 + _SADDLE or self.full(w, h):
+            if largest(_gradient(self.labels, w @ h)[1]) / self.ridge <= 1 + _SADDLE or self.full(w):
                 break
         return at
 
@@ -303,7 +302,7 @@ class _Search:
         u, s, v = np.linalg.svd(r @ t.T)
         return (q @ u) * np.sqrt(s), (p @ v.T).T * np.sqrt(s)[:, None]
 
-    def full(self, w: F64, h: F64) -> bool:
+    def full(self, w: F64) -> bool:
         """Whether no dimension is free."""
         sizes = (w * w).sum(0)
         return bool(sizes.min() > _RANK * sizes.max())
@@ -319,13 +318,14 @@ class _Search:
         w[:, free[:ways]], h[free[:ways]] = step * u[:, :ways], step * v[:ways]
         return w, h
 
-    def minimum(self, start: tuple[F64, F64]) -> tuple[F64, F64]:
-        """Quasi-Newton to the neighbourhood, then Newton steps as long as the gradient falls."""
-        options = {"maxiter": 4000, "maxcor": 20, "ftol": 1e-16, "gtol": 1e-8, "maxfun": 6000}
+    def minimum(self, start: tuple[F64, F64], *, rough: bool = False) -> tuple[F64, F64]:
+        """Quasi-Newton to the neighbourhood, then Newton steps as long as the gradient falls; not if `rough`."""
+        steps = _ROUGH if rough else _STEPS
+        options = {"maxiter": steps, "maxcor": 20, "ftol": 1e-16, "gtol": 1e-8, "maxfun": 2 * steps}
         flat = self.flat(*start)
         at = np.asarray(minimize(self.value, flat, jac=True, method="L-BFGS-B", options=options).x, np.float64)
         value, gradient = self.value(at)
-        for _ in range(_NEWTON):
+        for _ in range(0 if rough else _NEWTON):
             step = minres(self.curvature(at), -gradient, rtol=1e-3, maxiter=_KRYLOV)[0]
             lower, there = self.value(at + step)
             falls = np.linalg.norm(there) < _FALLS * np.linalg.norm(gradient)

@@ -1,4 +1,4 @@
-"""The margin program of next tokens, solved: alternating directions with singular value thresholding, and a certificate.
+"""The margin program of next tokens, solved with a certificate: alternating directions, singular value thresholding.
 
 `L_mm`, the direction that logits of free embeddings take as the ridge vanishes (arXiv 2408.15417): see
 `supportprogram` for what it is. Each step shrinks singular values and projects columns, both exactly; what the
@@ -15,6 +15,7 @@ from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
 from deltagram.geometry.supportdual import ProxyCertificate, Uniqueness, certify_proxy, uniqueness
 from deltagram.geometry.supportprogram import SupportProgram, gram_of
+from deltagram.geometry.wordcontext import WordContext
 
 _RELAXED = 1.6  # over-relaxation
 _LOOK = 10  # steps between two looks at the gap
@@ -65,6 +66,17 @@ class MarginSolution:
         """U (word, rank), singular values, V (context, rank) of L_mm."""
         u, v = self.program.vectors(self.left, self.right)
         return u, self.sizes, v
+
+    def geometry(self, labels: LabelMatrix) -> WordContext:
+        """Words and contexts of the labels it was solved for: Grams `(L L^T)^(1/2)` and `(L^T L)^(1/2)`."""
+        told = {"limit": "ridge to zero", "scale": "margins of 1", "words": "centred"}
+        full = int((self.program.context_of < 0).sum())
+        if full:
+            told["full supports"] = f"{full} contexts that any word follows are zero: nothing is asked of them"
+        return WordContext.of_factors(
+            self.factors, name="next tokens, margin program", word_names=labels.words, context_names=labels.contexts,
+            conventions=told,
+        )  # fmt: skip
 
     @cached_property
     def margins(self) -> F64:

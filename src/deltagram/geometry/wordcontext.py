@@ -70,7 +70,7 @@ class WordContext:
         context_names: tuple[str, ...] = (),
         conventions: Mapping[str, str],
     ) -> Self:
-        """Of logits `U diag(s) V^T`, U (word, r), V (context, r): the embeddings of least norm, `U s^(1/2)` and `V s^(1/2)`.
+        """Of logits `U diag(s) V^T`, U (word, r), V (context, r): embeddings of least norm, `U s^(1/2)`, `V s^(1/2)`.
 
         Their Grams are `(L L^T)^(1/2)` and `(L^T L)^(1/2)`.
         """
@@ -211,7 +211,7 @@ def _logit_distance(one: WordContext, other: WordContext) -> float | None:
         return float("nan")
     left = np.hstack([one.word_vectors / norms[0], -other.word_vectors / norms[1]])
     right = np.hstack([one.context_vectors, other.context_vectors])
-    core = np.linalg.qr(left, mode="r") @ np.linalg.qr(right, mode="r").T
+    core = np.linalg.qr(left)[1] @ np.linalg.qr(right)[1].T
     return float(np.linalg.norm(core))
 
 
