@@ -121,6 +121,15 @@ def test_a_prediction_is_compared_and_written_out(desk: Desk) -> None:
     assert set(found["states"]) == {"support", "probabilities", "pmi", "frequency", "last_token", "p"}
 
 
+def test_what_predict_writes_is_read(desk: Desk) -> None:
+    desk.does("predict --tokens s.npz -o limit.json")
+    record = json.loads(
+        desk.does("measure m --tokens s.npz --against limit.json --json --permutations 1 --contexts 20")
+    )
+    for view in VIEWS:
+        assert -1 <= record["numbers"]["models"][0]["structure"][view]["limit"]["partial"] <= 1
+
+
 def test_a_layer_is_measured_as_such(desk: Desk) -> None:
     numbers = json.loads(desk.does("measure m --tokens s.npz --layer 1 --permutations 1 --json"))["numbers"]
     last = json.loads(desk.does("measure m --tokens s.npz --permutations 1 --json"))["numbers"]
@@ -161,7 +170,7 @@ def test_what_does_not_fit_is_refused(desk: Desk) -> None:
         "m --tokens s.npz --classes 3": "--classes: is of classes; leave it out, or --tokens",
         "m --contexts 30": "--contexts: is of language models; leave it out, or give --tokens",
         "m m m": "SOURCE: 3 of them, expected features, or MODEL DATA; language models need --tokens",
-        "m --tokens s.npz --against classes.json": "classes.json: holds a geometry of classes, expected what predict",
+        "m --tokens s.npz --against classes.json": "classes.json: holds no words and contexts (cannot be read (KeyErr",
         "m --tokens s.npz --against three.json": "three.json: is of 3 words and 3 contexts, expected 9 words and 24",
         "m --tokens s.npz --against s.npz": "s.npz: cannot be read",
         "m --tokens s.npz -o s.npz": "s.npz",

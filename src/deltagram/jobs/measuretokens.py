@@ -16,7 +16,7 @@ from deltagram.errors import SettingError
 from deltagram.geometry.contextcompare import LogitNumbers, Spread, beyond, checked, word_groups
 from deltagram.geometry.cosinestructure import PERMUTATIONS, agreements, cosine_matrix, gram_distance
 from deltagram.geometry.wordpredictors import BASELINES, context_predictors, word_predictors, word_shares
-from deltagram.jobs.wordcontextfile import read_word_context
+from deltagram.jobs.wordcontextfile import read_prediction
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.checkpoint import open_checkpoint
@@ -46,7 +46,7 @@ class _Task:
         cls, labels: LabelMatrix, *, contexts: int, words: int, against: Mapping[str, Path], source: str
     ) -> Self:  # fmt: skip
         """The most frequent contexts, and of their next words the most frequent ones."""
-        predicted = {name: read_word_context(path, labels, source=source) for name, path in against.items()}
+        predicted = {name: read_prediction(path, labels, source=source) for name, path in against.items()}
         columns = np.sort(np.argsort(-labels.weights, kind="stable")[:contexts])
         some, rows = labels.taken(columns).occurring() if len(columns) < labels.shape[1] else labels.occurring()
         if min(some.shape) < _FEW:
