@@ -12,8 +12,10 @@ from scipy import stats
 import tinylabels
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
+from deltagram.geometry.conceptorder import strengths
 from deltagram.geometry.contextcompare import LogitNumbers, Spread, beyond, word_groups
 from deltagram.geometry.cosinestructure import agreements, cosine_matrix, gram_distance
+from deltagram.geometry.factors import centred_factors
 from deltagram.geometry.wordpredictors import context_predictors, word_predictors
 
 SEEDS = st.integers(0, 10_000)
@@ -176,6 +178,13 @@ def test_predictors_are_cosines_of_centred_matrices(seed: int) -> None:
         assert contexts["last_token"].tolist() == [[float(a == b) for a in last] for b in last]
     else:
         assert "last_token" not in contexts
+
+
+def test_the_centred_supports_have_their_own_strengths() -> None:
+    labels = tinylabels.counted()
+    factors = centred_factors(labels, 4)
+    logits = labels.support.toarray() + np.arange(labels.shape[1])
+    np.testing.assert_allclose(strengths(logits, factors), factors.sizes, rtol=1e-9)
 
 
 def test_one_hot_supports_are_a_simplex_and_full_ones_are_nowhere() -> None:

@@ -100,8 +100,22 @@ def test_checkpoints_are_rows_in_order_and_training_shows(desk: Desk) -> None:
     assert not last["vocabulary_checked"]
     text = desk.does(f"measure {names} --tokens s.npz --permutations 9")
     assert text.index("checkpoint-9 ") < text.index("checkpoint-10 ") < text.index("checkpoint-120 ")
-    for words in ("24 contexts", "H = ", "compare cosines", "cosines of checkpoint-120 with", "last_token"):
+    for words in (
+        "24 contexts",
+        "H = ",
+        "compare cosines",
+        "cosines of checkpoint-120 with",
+        "last_token",
+        "half learnt",
+    ):
         assert words in text
+    concepts = numbers["concepts"]
+    s = LABELS.support.toarray() - LABELS.support.toarray().mean(0)
+    np.testing.assert_allclose([one["size"] for one in concepts], np.linalg.svd(s, compute_uv=False)[:8], rtol=1e-9)
+    for k, one in enumerate(concepts):
+        over = [model["strengths"][k] for model in numbers["models"]]
+        assert over[one["half_by"]] >= over[-1] / 2 > max(over[: one["half_by"]], default=-np.inf)
+    assert concepts[0]["half_by"] > 0
 
 
 def test_a_prediction_is_compared_and_written_out(desk: Desk) -> None:

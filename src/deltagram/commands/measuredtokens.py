@@ -33,6 +33,9 @@ def show_tokens(record: "Record") -> None:
     page.print()
     last = n["models"][-1]
     _show_structure(last, show.plain(Path(last["model"]).name or last["model"]))
+    if len(n["models"]) > 1:
+        page.print()
+        _show_concepts(n)
     if record.settings["out"]:
         page.print(f"{show.plain(record.settings['out'])}: written")
 
@@ -55,6 +58,16 @@ def _show_structure(one: Mapping[str, Any], name: str) -> None:
         cells = (found[view].get(predictor) for view in _VIEWS)
         table.add_row(show.plain(predictor), *("" if cell is None else _agreement(cell) for cell in cells))
     page.print(table)
+
+
+def _show_concepts(n: Mapping[str, Any]) -> None:
+    """Directions of the centred supports, and the first checkpoint with half of what the last has of each."""
+    table = show.table("words on one side", "on the other", "singular value", "half learnt by")
+    for one in n["concepts"]:
+        sides = (show.plain(" ".join(one[side])) for side in ("up", "down"))
+        half = "" if one["half_by"] is None else Path(n["models"][one["half_by"]]["model"]).name
+        table.add_row(*sides, _number(one["size"]), show.plain(half))
+    show.out().print(table)
 
 
 def _agreement(cell: Mapping[str, Any]) -> str:

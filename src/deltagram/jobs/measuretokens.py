@@ -13,8 +13,11 @@ from deltagram.arrays import F64
 from deltagram.data.imbalance import I64
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
+from deltagram.geometry.conceptorder import half_learnt, strengths
+from deltagram.geometry.concepts import directions
 from deltagram.geometry.contextcompare import LogitNumbers, Spread, beyond, checked, word_groups
 from deltagram.geometry.cosinestructure import PERMUTATIONS, agreements, cosine_matrix, gram_distance
+from deltagram.geometry.factors import Factors, centred_factors
 from deltagram.geometry.wordpredictors import BASELINES, context_predictors, word_predictors, word_shares
 from deltagram.jobs.wordcontextfile import read_prediction
 from deltagram.progress import SILENT, Progress
@@ -28,16 +31,20 @@ from deltagram.training.wordmodels import ids_of
 
 CONTEXTS: Final = 1000
 WORDS: Final = 1000
+CONCEPTS: Final = 8
+_SHOWN: Final = 6  # words a side of a concept
+_ROUNDING: Final = 1e-12
 _FEW: Final = 8  # words or contexts, below which pairs say nothing of structure
 _STEP: Final = re.compile(r"(\d+)$")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Task:
-    """The labels that are measured, which words' cosines are compared, and predictors of cosines by name."""
+    """The labels that are measured, which words' cosines are compared, predictors of cosines by name, concepts."""
 
     labels: LabelMatrix
     words: I64
+    concepts: Factors
     of_contexts: Mapping[str, F64]
     of_words: Mapping[str, F64]
 
@@ -58,7 +65,8 @@ class _Task:
             vectors = one.word_vectors[rows]
             of_contexts[name] = cosine_matrix(one.context_vectors[columns])
             of_words[name] = cosine_matrix((vectors - vectors.mean(0))[chosen])
-        return cls(labels=some, words=chosen, of_contexts=of_contexts, of_words=of_words)
+        concepts = centred_factors(some, min(CONCEPTS, min(some.shape) - 1))
+        return cls(labels=some, words=chosen, concepts=concepts, of_contexts=of_contexts, of_words=of_words)
 
 
 def measure_tokens(
@@ -108,7 +116,8 @@ def measure_tokens(
         "layer": layer, "against": list(against), "permutations": permutations, "device": device,
         "out": None if out is None else str(out),
     }  # fmt: skip
-    numbers = {**_of_labels(task, layer), "models": rows, **meter.numbers()}
+    concepts = _concepts(task, [np.asarray(row["strengths"]) for row in rows])
+    numbers = {**_of_labels(task, layer), "models": rows, "concepts": concepts, **meter.numbers()}
     record = Record(job="measure", settings=settings, seed=seed, numbers=numbers)
     if out is not None:
         with staged_file(Path(out), force=force, inputs=inputs) as path:
@@ -161,6 +170,17 @@ def _of_labels(task: _Task, layer: int | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _concepts(task: _Task, over: Sequence[F64]) -> list[dict[str, Any]]:
+    """The largest directions of the centred supports: words of each side, and the model that has half its strength."""
+    words = task.labels.words or tuple(str(number) for number in ids_of(task.labels)[1])
+    found = zip(directions(task.concepts, first=CONCEPTS, shown=_SHOWN), half_learnt(over), strict=True)
+    return [
+        {"size": one.size, "up": [words[z] for z in one.words_up], "down": [words[z] for z in one.words_down],
+         "half_by": half}
+        for one, half in found
+    ]  # fmt: skip
+
+
 def _measured(task: _Task, states: WordStates, *, permutations: int, seed: int) -> dict[str, Any]:
     """All numbers of one model."""
     labels = task.labels
@@ -177,10 +197,11 @@ def _measured(task: _Task, states: WordStates, *, permutations: int, seed: int) 
         name: _structure(cosines, predictors, permutations=permutations, seed=seed)
         for name, (cosines, predictors) in views.items()
     }
-    inside = np.logaddexp.reduce(logits, axis=0) - states.log_partition
+    outside = -np.expm1(np.logaddexp.reduce(logits, axis=0) - states.log_partition)
     return {
         "logits": LogitNumbers.of(logits, labels).data(),
-        "other_tokens": float(labels.weights @ -np.expm1(np.minimum(inside, 0.0))),
+        "other_tokens": float(labels.weights @ np.where(outside > _ROUNDING, outside, 0.0)),
+        "strengths": strengths(logits, task.concepts).tolist(),
         "norms": {"states": _lengths(h), "words": _lengths(w)}, "collapse": spreads, "structure": structure,
     }  # fmt: skip
 
