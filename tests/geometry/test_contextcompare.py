@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import sparse, stats
 
 import tinylabels
 from deltagram.data.labels import LabelMatrix
@@ -51,6 +51,21 @@ def test_logits_beside_labels_are_what_loops_say(seed: int) -> None:
     assert found["ratio"] == pytest.approx(found["within"] / found["beyond"])
     shifted = LogitNumbers.of(logits + np.arange(labels.shape[1]), labels).data()  # column constants are gauge
     assert shifted == pytest.approx(found, rel=1e-8)
+
+
+@given(SEEDS)
+@settings(max_examples=20)
+def test_order_of_words_and_contexts_does_not_count(seed: int) -> None:
+    labels = tinylabels.counted(seed=seed)
+    logits, p = random_logits(labels, seed), labels.probabilities.toarray()
+    rng = np.random.default_rng(seed)
+    z, j = rng.permutation(labels.shape[0]), rng.permutation(labels.shape[1])
+    moved = LabelMatrix(probabilities=sparse.csc_array(p[z][:, j]), weights=labels.weights[j])
+    assert LogitNumbers.of(logits[z][:, j], moved).data() == pytest.approx(LogitNumbers.of(logits, labels).data())
+    one, other = (Spread.of(part.T, m.supports.of) for part, m in ((logits, labels), (logits[z][:, j], moved)))
+    assert (other.same, other.other) == pytest.approx((one.same, one.other), nan_ok=True)
+    a, b = context_predictors(labels)["pmi"], context_predictors(moved)["pmi"]
+    np.testing.assert_allclose(b, a[np.ix_(j, j)], atol=1e-12)
 
 
 def test_ideal_logits_have_no_gap_and_are_the_log_odds() -> None:

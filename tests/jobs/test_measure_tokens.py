@@ -187,6 +187,8 @@ def test_what_does_not_fit_is_refused(desk: Desk) -> None:
         "m --tokens s.npz --against classes.json": "classes.json: holds no words and contexts (cannot be read (KeyErr",
         "m --tokens s.npz --against three.json": "three.json: is of 3 words and 3 contexts, expected 9 words and 24",
         "m --tokens s.npz --against s.npz": "s.npz: cannot be read",
+        "m --tokens s.npz --against d/pmi.json": "against: 'pmi' is a predictor of its own, expected files of",
+        "m --tokens s.npz --against p.json --against d/p.json": "against: have one name twice",
         "m --tokens s.npz -o s.npz": "s.npz",
     }.items():  # fmt: skip
         desk.refuses(f"measure {line}", says)

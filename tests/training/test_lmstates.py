@@ -131,6 +131,23 @@ def test_capped_logits_are_refused(tmp_path: Path) -> None:
         run(tmp_path)
 
 
+def test_a_bias_is_part_of_the_logits(tmp_path: Path) -> None:
+    config = transformers.PhiConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=8, pad_token_id=None, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = transformers.PhiForCausalLM(config).eval()
+        torch.nn.init.normal_(made.lm_head.bias)
+    made.save_pretrained(tmp_path)
+    found = run(tmp_path)
+    _, words = ids()
+    bias = made.lm_head.bias.detach().numpy()[words]
+    np.testing.assert_allclose(found.words @ found.states.T + bias[:, None], found.logits, atol=1e-5)
+    assert found.norm == "model.final_layernorm"
+
+
 def test_the_output_layer_has_a_name(tmp_path: Path) -> None:
     tinylabels.model(tmp_path, "gpt2")
     with loaded(tmp_path, open_checkpoint(tmp_path).specs) as model:

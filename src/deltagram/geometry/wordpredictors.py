@@ -12,6 +12,7 @@ from deltagram.arrays import F64
 from deltagram.data.labels import LabelMatrix
 
 BASELINES: Final = ("pmi", "frequency", "last_token")  # what partial correlations are given, where it is there
+OWN: Final = ("support", "probabilities", *BASELINES)
 _ZERO: Final = 1e-12  # of a squared norm before centring: less is a full support, which centring leaves nothing of
 
 

@@ -18,7 +18,7 @@ from deltagram.geometry.concepts import directions
 from deltagram.geometry.contextcompare import LogitNumbers, Spread, beyond, checked, word_groups
 from deltagram.geometry.cosinestructure import PERMUTATIONS, agreements, cosine_matrix, gram_distance
 from deltagram.geometry.factors import Factors, centred_factors
-from deltagram.geometry.wordpredictors import BASELINES, context_predictors, word_predictors, word_shares
+from deltagram.geometry.wordpredictors import BASELINES, OWN, context_predictors, word_predictors, word_shares
 from deltagram.jobs.wordcontextfile import read_prediction
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
@@ -99,6 +99,10 @@ def measure_tokens(
             raise SettingError(name, f"{value}", expected=f"{least} or more")
     folders = in_order([Path(model) for model in models])
     files = {Path(name).stem: Path(name) for name in against}
+    taken = [name for name in files if name in OWN]
+    if taken or len(files) < len(against):
+        found = f"{taken[0]!r} is a predictor of its own" if taken else "have one name twice"
+        raise SettingError("against", found, expected="files of different names", fix="rename the file")
     inputs = [*folders, tokens, *files.values()]
     if out is not None:
         check_output(Path(out), force=force, inputs=inputs, lone=True)
