@@ -26,6 +26,7 @@ PAGES = [
     "docs/losses.md",
     "docs/contrastive.md",
     "docs/measuring.md",
+    "docs/measuring-lm.md",
     "docs/predicting.md",
     "docs/prototypes.md",
     "docs/diagnosing.md",

@@ -1,5 +1,6 @@
 """Label matrices: counts in, probabilities and supports out, and back from a file."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,29 @@ def test_a_file_keeps_everything(tmp_path: Path) -> None:
     np.testing.assert_array_equal(back.probabilities.toarray(), made.probabilities.toarray())
     np.testing.assert_array_equal(back.weights, made.weights)
     assert (back.words, back.contexts, back.samples) == (made.words, made.contexts, 6)
+    assert (back.context_ids, back.word_ids) == (None, None)
     some = back.taken(np.array([1]))
     assert (some.contexts, some.weights.tolist(), some.shape) == (("z",), [1.0], (3, 1))
+
+
+def test_token_numbers_are_kept(tmp_path: Path) -> None:
+    counted = LabelMatrix.of_counts([[3, 1], [1, 0], [0, 1]])
+    contexts, words = np.array([[-1, 4], [7, 5]]), np.array([9, 0, 4])
+    replace(counted, context_ids=contexts, word_ids=words).save(tmp_path / "s.npz")
+    back = LabelMatrix.load(tmp_path / "s.npz")
+    assert back.context_ids is not None
+    np.testing.assert_array_equal(back.context_ids, contexts)
+    np.testing.assert_array_equal(back.word_ids, words)
+    np.testing.assert_array_equal(back.taken(np.array([1])).context_ids, [[7, 5]])
+
+
+def test_words_that_follow_nothing_can_be_left_out() -> None:
+    counted = LabelMatrix.of_counts([[3, 1, 0], [1, 0, 0], [0, 1, 1]], words=("a", "b", "c"))
+    left, rows = replace(counted, word_ids=np.array([9, 0, 4])).taken(np.array([1, 2])).occurring()
+    assert (left.words, rows.tolist()) == (("a", "c"), [0, 2])
+    assert left.word_ids is not None
+    assert left.word_ids.tolist() == [9, 4]
+    np.testing.assert_array_equal(left.probabilities.toarray(), [[0.5, 0], [0.5, 1]])
 
 
 def test_one_hot_labels_are_classes() -> None:
@@ -72,6 +94,12 @@ def test_one_hot_labels_are_classes() -> None:
         (lambda: made(p=[[1.5], [-0.5]]), "are not all positive where they are stored"),
         (lambda: made(pi=[0.5]), "weights: add up to 0.5, expected 1"),
         (lambda: made(pi=[0.5, 0.5]), "weights: have shape (2,), expected (1,)"),
+        (lambda: replace(made(), word_ids=np.array([1])), "word_ids: are int64 (1,), expected int64 (2,), from 0"),
+        (lambda: replace(made(), word_ids=np.array([1, 1])), "word_ids: hold a number twice"),
+        (lambda: replace(made(), context_ids=np.array([1, 2])), "context_ids: are int64 (2,), expected int64 (1, len"),
+        (lambda: replace(made(), context_ids=np.array([[2, -1]])), "context_ids: have a gap, expected token numbers"),
+        (lambda: replace(made(), context_ids=np.array([[3, -1, 2]])), "context_ids: have a gap"),
+        (lambda: replace(made(), context_ids=np.empty((1, 0), np.int64)), "context_ids: have a gap"),
     ],
 )  # fmt: skip
 def test_what_is_no_label_matrix_is_refused(make: Any, says: str) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deltagram import show
+from deltagram.commands.measuredtokens import show_tokens
 from deltagram.commands.options import Device, Force, Json, MaxLength, emit, numbers
+from deltagram.errors import SettingError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,11 +18,21 @@ if TYPE_CHECKING:
 
 ROWS = 32  # classes up to which each has its line
 EXTREMES = 5
+_OF_TOKENS = ("contexts", "words", "layer", "permutations")
+_OF_CLASSES = (
+    "classes", "weighting", "centring", "class_counts", "power", "text", "label", "split", "max_length",
+)  # fmt: skip
 
 
 def measure(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Features (.npz, .safetensors), or a classifier.")],
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Of a classifier: labelled texts.")] = None,
+    context: typer.Context,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE [DATA]",
+            help="Features (.npz, .safetensors); or a classifier and labelled texts; with --tokens language models.",
+        ),
+    ],
     classes: Annotated[int | None, typer.Option(help="Number of classes, where labels do not reach it.")] = None,
     weighting: Annotated[str, typer.Option(help="class, sample or mixed: what counts alike.")] = "class",
     centring: Annotated[
@@ -38,6 +50,15 @@ def measure(
     label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     split: Annotated[str | None, typer.Option(help="Split of DATA, where it has several; train.")] = None,
     max_length: MaxLength = 128,
+    tokens: Annotated[
+        Path | None, typer.Option(help="Of language models, such as checkpoints of a run: what tokens wrote.")
+    ] = None,
+    contexts: Annotated[int, typer.Option(help="With --tokens: contexts at most, the most frequent.")] = 1000,
+    words: Annotated[int, typer.Option(help="With --tokens: next words at most whose cosines are compared.")] = 1000,
+    layer: Annotated[
+        int | None, typer.Option(help="With --tokens: states out of this block; what the output layer sees.")
+    ] = None,
+    permutations: Annotated[int, typer.Option(help="With --tokens: relabellings for p-values.")] = 199,
     device: Device = "cpu",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the record as JSON here.")] = None,
     force: Force = False,
@@ -46,6 +67,18 @@ def measure(
     """How far classes have collapsed and how they lie: NC1 to NC4, norms, angles, distances to known geometries."""
     from deltagram import hub, jobs  # noqa: PLC0415 - keeps --help fast
 
+    _check_given(context, tokens=tokens is not None)
+    if tokens is not None:
+        from deltagram.jobs.measuretokens import measure_tokens  # noqa: PLC0415 - keeps --help fast
+
+        with show.progress(quiet=json) as bar:
+            record = measure_tokens(
+                [hub.locate(model) for model in sources], tokens, contexts=contexts, words=words, layer=layer,
+                against=against or (), permutations=permutations, device=device, out=out, force=force, progress=bar,
+            )  # fmt: skip
+        emit(record, show_tokens, json=json)
+        return
+    source, data = _source(sources)
     with show.progress(quiet=json) as bar:
         record = jobs.measure(
             source if data is None else hub.locate(source), data, classes=classes, weighting=weighting,
@@ -55,6 +88,24 @@ def measure(
             split=split, max_length=max_length, device=device, out=out, force=force, progress=bar,
         )  # fmt: skip
     emit(record, show_measure, json=json)
+
+
+def _check_given(context: typer.Context, *, tokens: bool) -> None:
+    """SettingError for an option that would change nothing."""
+    for name in _OF_CLASSES if tokens else _OF_TOKENS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            option, other = f"--{name.replace('_', '-')}", "is of classes" if tokens else "is of language models"
+            fix = "leave it out, or --tokens" if tokens else "leave it out, or give --tokens"
+            raise SettingError(option, other, fix=fix)
+
+
+def _source(given: list[str]) -> tuple[str, str | None]:
+    """Features, or a classifier and its texts."""
+    if len(given) > 2:
+        found = f"{len(given)} of them"
+        raise SettingError("SOURCE", found, expected="features, or MODEL DATA", fix="language models need --tokens")
+    return given[0], given[1] if len(given) > 1 else None
 
 
 def _centring(given: str | None) -> str | list[float] | None:

@@ -7,6 +7,7 @@ import typer
 
 from deltagram import show
 from deltagram.commands.options import Force, Json, emit, numbers
+from deltagram.commands.tokenshape import show_tokens
 from deltagram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -25,8 +26,11 @@ _COLUMNS: Final = {
 
 def predict(
     counts: Annotated[
-        str, typer.Option(help="Samples a class: 500,500,50 or 500x5,50x5, or a .json or .txt file of numbers.")
-    ],
+        str | None, typer.Option(help="Samples a class: 500,500,50 or 500x5,50x5, or a .json or .txt file of numbers.")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option(help="Instead of --counts: next tokens and their contexts, an .npz of supports.")
+    ] = None,
     loss: Annotated[str, typer.Option(help="ce, la, cdt, ldt, vs, scl or scl-prototypes.")] = "ce",
     gamma: Annotated[float | None, typer.Option(help="Multipliers n^gamma: cdt, ldt (default .5), vs (.3).")] = None,
     tau: Annotated[float | None, typer.Option(help="la, vs: offset tau log(prior) on the logits (default 1).")] = None,
@@ -40,7 +44,9 @@ def predict(
     feature_decay: Annotated[float | None, typer.Option(help="With --weight-decay: decay of free features.")] = None,
     reduction: Annotated[str, typer.Option(help="With decays: how the loss sums up samples, mean or sum.")] = "mean",
     free_bias: Annotated[bool, typer.Option("--free-bias", help="The classifier has a bias without decay.")] = False,
-    dim: Annotated[int | None, typer.Option(help="Dimensions of the features: refuse if too few.")] = None,
+    dim: Annotated[
+        int | None, typer.Option(help="Dimensions of the features: refuse if too few; --tokens: the best in so many.")
+    ] = None,
     tune: Annotated[
         str | None, typer.Option(help="Parameters for a geometry: simplex, alignment, equal-norms, equal-angles.")
     ] = None,
@@ -58,27 +64,34 @@ def predict(
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="scl-prototypes: design and features that do not go together.")
     ] = False,
+    proxy: Annotated[
+        bool, typer.Option("--proxy", help="--tokens: the centred supports instead; of any size.")
+    ] = False,
+    top: Annotated[int | None, typer.Option(help="--proxy: so many of its largest directions (default 32).")] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Write the geometry there, as JSON.")] = None,
     force: Force = False,
     json: Json = False,
 ) -> None:
-    """Predict classifiers and class means from class counts and a loss: in closed form, or with a certificate."""
+    """Predict geometry from class counts and a loss, or from what follows each context: closed form or certificate."""
     from deltagram import jobs  # noqa: PLC0415 - keeps --help fast
 
     if reduction not in ("mean", "sum"):
         raise SettingError("--reduction", repr(reduction), expected="mean or sum")
+    if (counts is None) == (tokens is None):
+        found = "neither is given" if counts is None else "together"
+        raise SettingError("--counts and --tokens", found, expected="one of them")
     weight = class_weight if class_weight in (None, "balanced") else numbers("--class-weight", class_weight)
     record = jobs.predict(
-        numbers("--counts", counts), loss=loss, gamma=gamma, tau=tau,
+        None if counts is None else numbers("--counts", counts), tokens=tokens, loss=loss, gamma=gamma, tau=tau,
         class_scale=None if class_scale is None else numbers("--class-scale", class_scale),
         label_scale=None if label_scale is None else numbers("--label-scale", label_scale),
         class_weight=weight, ridge=ridge, weight_decay=weight_decay, feature_decay=feature_decay,
         reduction="sum" if reduction == "sum" else "mean", free_bias=free_bias, dim=dim, tune=tune,
         temperature=temperature, features=features, design=design,
         copies=None if copies is None else numbers("--copies", copies), limit=limit, allow_mismatch=allow_mismatch,
-        out=out, force=force,
+        proxy=proxy, top=top, out=out, force=force,
     )  # fmt: skip
-    emit(record, show_predict, json=json)
+    emit(record, show_predict if tokens is None else show_tokens, json=json)
 
 
 def show_predict(record: "Record") -> None:

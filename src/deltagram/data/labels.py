@@ -45,7 +45,9 @@ class LabelMatrix:
 
     `probabilities` (word, context) is sparse, by columns, which add up to 1; its stored entries are the supports.
     `weights` (context) are the shares of the contexts, adding up to 1. `samples` is how many samples it was counted
-    from, 0 if it was not. `words` and `contexts` are names, empty where there are none.
+    from, 0 if it was not. `words` and `contexts` are names, empty where there are none. Where both come from token
+    numbers, `word_ids` (word) are those of the words, each once, and `context_ids` (context, length) those of the
+    contexts, filled up with -1 on the left: what a language model is measured on.
 
     Raises SettingError for probabilities that are not positive or do not add up to 1, and for parts that do not fit.
     """
@@ -55,6 +57,8 @@ class LabelMatrix:
     samples: int = 0
     words: tuple[str, ...] = ()
     contexts: tuple[str, ...] = ()
+    context_ids: I64 | None = None
+    word_ids: I64 | None = None
 
     def __post_init__(self) -> None:
         p, pi = self.probabilities, self.weights
@@ -75,6 +79,7 @@ class LabelMatrix:
         for name, names, size in (("words", self.words, p.shape[0]), ("contexts", self.contexts, p.shape[1])):
             if names and len(names) != size:
                 raise SettingError(name, f"are {len(names)} names", expected=f"{size}, or none")
+        _check_ids(self.context_ids, self.word_ids, words=p.shape[0], contexts=p.shape[1])
 
     @classmethod
     def of_counts(cls, counts: Any, *, words: Sequence[str] = (), contexts: Sequence[str] = ()) -> Self:
@@ -82,7 +87,7 @@ class LabelMatrix:
 
         >>> made = LabelMatrix.of_counts([[3, 1], [1, 0], [0, 1]])
         >>> made.shape, made.samples, made.sizes.tolist(), round(made.entropy, 4)
-        ((3, 2), 6, [2, 2], 0.606)
+        ((3, 2), 6, [2, 2], 0.6059)
         """
         n = sparse.csc_array(counts)
         n.sum_duplicates()
@@ -159,19 +164,34 @@ class LabelMatrix:
         chosen = np.asarray(contexts)
         weight = self.weights[chosen]
         names = tuple(np.asarray(self.contexts, object)[chosen]) if self.contexts else ()
+        ids = None if self.context_ids is None else self.context_ids[chosen]
         return replace(
             self, probabilities=sparse.csc_array(self.probabilities[:, chosen]), weights=weight / weight.sum(),
-            contexts=names,
+            contexts=names, context_ids=ids,
         )  # fmt: skip
+
+    def occurring(self) -> tuple[Self, I64]:
+        """Without words that follow no context; and which are left, (word).
+
+        >>> LabelMatrix.of_counts([[1, 2], [0, 0], [0, 1]]).occurring()[1]
+        array([0, 2])
+        """
+        rows = np.unique(self.probabilities.indices).astype(np.int64)
+        names = tuple(np.asarray(self.words, object)[rows]) if self.words else ()
+        ids = None if self.word_ids is None else self.word_ids[rows]
+        p = sparse.csc_array(sparse.csr_array(self.probabilities)[rows])
+        return replace(self, probabilities=p, words=names, word_ids=ids), rows
 
     def save(self, path: Path | str) -> None:
         """Write it as .npz (no pickle); `load` reads it."""
         p = self.probabilities
+        given = {"context_ids": self.context_ids, "word_ids": self.word_ids}
+        ids: dict[str, Any] = {name: part for name, part in given.items() if part is not None}
         with Path(path).open("wb") as file:
             np.savez_compressed(
                 file, format=np.int64(FORMAT), data=p.data, indices=p.indices, indptr=p.indptr,
                 shape=np.asarray(p.shape, np.int64), weights=self.weights, samples=np.int64(self.samples),
-                words=np.asarray(self.words, np.str_), contexts=np.asarray(self.contexts, np.str_),
+                words=np.asarray(self.words, np.str_), contexts=np.asarray(self.contexts, np.str_), **ids,
             )  # fmt: skip
 
     @classmethod
@@ -184,11 +204,31 @@ class LabelMatrix:
                 rows, columns = file["shape"].tolist()
                 p = sparse.csc_array((file["data"], file["indices"], file["indptr"]), shape=(rows, columns))
                 p.check_format(full_check=True)
+                ids = {name: file[name] for name in ("context_ids", "word_ids") if name in file}
                 return cls(
                     probabilities=p, weights=file["weights"], samples=int(file["samples"]),
-                    words=tuple(file["words"].tolist()), contexts=tuple(file["contexts"].tolist()),
+                    words=tuple(file["words"].tolist()), contexts=tuple(file["contexts"].tolist()), **ids,
                 )  # fmt: skip
         except (OSError, EOFError, KeyError, ValueError, BadZipFile) as fault:
             raise SettingError(
                 str(path), f"holds no labels ({' '.join(str(fault).split())[:120]})", expected="what `tokens` writes"
             ) from None
+
+
+def _check_ids(context_ids: I64 | None, word_ids: I64 | None, *, words: int, contexts: int) -> None:
+    """SettingError for token numbers that cannot be of these words and contexts."""
+    if word_ids is not None:
+        if word_ids.dtype != np.int64 or word_ids.shape != (words,) or (word_ids < 0).any():
+            raise SettingError(
+                "word_ids", f"are {word_ids.dtype} {word_ids.shape}", expected=f"int64 ({words},), from 0"
+            )
+        if len(np.unique(word_ids)) != words:
+            raise SettingError("word_ids", "hold a number twice", expected="one number a word")
+    if context_ids is not None:
+        if context_ids.dtype != np.int64 or context_ids.ndim != 2 or len(context_ids) != contexts:
+            found = f"are {context_ids.dtype} {context_ids.shape}"
+            raise SettingError("context_ids", found, expected=f"int64 ({contexts}, length)")
+        there = context_ids >= 0
+        whole = context_ids.shape[1] > 0 and bool(there[:, -1].all() and (context_ids >= -1).all())
+        if not whole or (there[:, :-1] & ~there[:, 1:]).any():
+            raise SettingError("context_ids", "have a gap", expected="token numbers, after -1 on the left alone")

@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from deltagram.arrays import F64
+from deltagram.data.labels import LabelMatrix
 from deltagram.errors import ExtraError, SettingError
 from deltagram.geometry.problem import Problem
 
 _CLASSES = 64  # more take hours
+_TOKENS = 160  # words and contexts together
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +109,52 @@ def contrastive_program(
     return SolvedGram(gram=found.product[:k, :k], value=found.value)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SolvedLogits:
+    """`logits` (word, context), `value` the objective's."""
+
+    logits: F64
+    value: float
+
+
+def support_program(labels: LabelMatrix, *, solver: str = "CLARABEL") -> SolvedLogits:
+    """The margin program of next tokens as it is written, a variable an entry and nothing merged (`supportsvm`).
+
+    Logits of one context are equal on its support and 1 or more below that off it. Raises SettingError for words and
+    contexts beyond 160 together, ExtraError without cvxpy.
+    """
+    cp, logits = _token_variable(labels)
+    rules = []
+    for context, column in enumerate(labels.support.toarray().T > 0):
+        inside, outside = np.flatnonzero(column), np.flatnonzero(~column)
+        level = logits[inside[0], context]
+        rules += [logits[z, context] == level for z in inside[1:]]
+        rules += [level - logits[v, context] >= 1 for v in outside]
+    found = _solved(cp, cp.Problem(cp.Minimize(cp.normNuc(logits)), rules), logits, None, solver)
+    return SolvedLogits(logits=found.product, value=found.value)
+
+
+def token_ridge_program(labels: LabelMatrix, ridge: float, *, solver: str = "CLARABEL") -> SolvedLogits:
+    """Cross-entropy of next tokens plus `ridge ||L||_*`, as `supportridge` solves it. Raises as `support_program`."""
+    cp, logits = _token_variable(labels)
+    p = labels.probabilities.toarray()
+    loss = 0
+    for context, weight in enumerate(labels.weights):
+        loss = loss + weight * (cp.log_sum_exp(logits[:, context]) - p[:, context] @ logits[:, context])
+    program = cp.Problem(cp.Minimize(loss + ridge * cp.normNuc(logits)))
+    found = _solved(cp, program, logits, None, solver)
+    return SolvedLogits(logits=found.product, value=found.value)
+
+
+def _token_variable(labels: LabelMatrix) -> tuple[Any, Any]:
+    if sum(labels.shape) > _TOKENS:
+        found = f"{labels.shape[0]} words and {labels.shape[1]} contexts"
+        fix = "supportsvm.max_margin and supportridge.ridge_solution solve it with a certificate"
+        raise SettingError("convex", found, expected=f"at most {_TOKENS} together", fix=fix)
+    cp = _imported()
+    return cp, cp.Variable(labels.shape)
+
+
 def _solved(cp: Any, program: Any, product: Any, bias: Any, solver: str) -> Solved:
     try:
         program.solve(solver=solver)
@@ -124,8 +172,12 @@ def _cvxpy(problem: Problem) -> tuple[Any, int]:
     if problem.classes > _CLASSES:
         fix = "predict.cross_entropy and path.finite_ridge solve it in closed form or with a certificate"
         raise SettingError("convex", f"{problem.classes} classes", expected=f"at most {_CLASSES}", fix=fix)
+    return _imported(), problem.classes
+
+
+def _imported() -> Any:
     try:
         import cvxpy  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
         raise ExtraError("cvxpy", "is not installed", fix="pip install 'deltagram[convex]'") from None
-    return cvxpy, problem.classes
+    return cvxpy

@@ -17,9 +17,11 @@ from deltagram.geometry.path import finite_ridge
 from deltagram.geometry.problem import Problem
 from deltagram.geometry.summary import rows
 from deltagram.geometry.tune import TUNINGS, Tuning
+from deltagram.geometry.wordcontext import WordContext
 from deltagram.jobs.contrastshape import LOSSES as CONTRASTIVE
 from deltagram.jobs.contrastshape import contrastive_prediction
 from deltagram.jobs.lossproblem import problem_of
+from deltagram.jobs.tokenshape import token_prediction
 from deltagram.records import Meter, Record
 from deltagram.store.staging import staged_file
 
@@ -27,8 +29,9 @@ _CERTIFIED: Final = 4096  # classes up to which all k^2 multipliers are looked a
 
 
 def predict(
-    counts: ArrayLike,
+    counts: ArrayLike | None = None,
     *,
+    tokens: Path | None = None,
     loss: str = "ce",
     gamma: float | None = None,
     tau: float | None = None,
@@ -48,6 +51,8 @@ def predict(
     copies: ArrayLike | None = None,
     limit: bool = False,
     allow_mismatch: bool = False,
+    proxy: bool = False,
+    top: int | None = None,
     out: Path | None = None,
     force: bool = False,
 ) -> Record:
@@ -63,6 +68,10 @@ def predict(
     separation or minority:DEGREES - in `copies` (a number, or one a class; minority: their mean), or beyond number with
     `limit`; pairs of design and features that do not go together are refused if not `allow_mismatch`.
 
+    `tokens` instead of counts is a file of next tokens and their contexts (`LabelMatrix.save`): words and contexts of
+    the margin program with a certificate, or at a `ridge`, in `dim` dimensions if given; with `proxy` of the centred
+    supports, in their `top` largest directions (32) and of any size.
+
     Raises SettingError for counts, parameters or combinations that make no problem, OutputError for an `out` that is
     there, if not `force`.
     """
@@ -72,6 +81,21 @@ def predict(
         "feature_decay": feature_decay, "reduction": reduction, "free_bias": free_bias, "dim": dim, "tune": tune,
     }  # fmt: skip
     prototypes = {"design": design, "copies": copies, "limit": limit, "allow_mismatch": allow_mismatch}
+    if tokens is not None:
+        _refuse({
+            "counts": counts, **told, "loss": None if loss == "ce" else loss, "ridge": None, "dim": None,
+            "reduction": None if reduction == "mean" else reduction, "class_scale": class_scale,
+            "label_scale": label_scale, "class_weight": class_weight, "temperature": temperature,
+            "features": features, **prototypes,
+        }, "next tokens")  # fmt: skip
+        shape, numbers = token_prediction(tokens, ridge=ridge, proxy=proxy, dim=dim, top=top)
+        taken = {"tokens": str(tokens), "ridge": ridge, "proxy": proxy, "dim": dim, "top": top}
+        return _written(
+            shape, Record(job="predict", settings=taken, numbers=numbers | meter.numbers()), out, force=force
+        )
+    _refuse({"proxy": proxy, "top": top}, "class counts: give tokens")
+    if counts is None:
+        raise SettingError("counts", "are missing", expected="samples a class, or tokens with supports")
     if loss in CONTRASTIVE:
         _refuse({**told, "loss": None, "reduction": None, "dim": None, "class_scale": class_scale,
                  "label_scale": label_scale, "class_weight": class_weight}, loss)  # fmt: skip
@@ -111,7 +135,7 @@ def _record(told: Mapping[str, Any], counts: Any, numbers: dict[str, Any]) -> Re
     return Record(job="predict", settings={**told, "counts": _shown(counts)}, numbers=numbers)
 
 
-def _written(geometry: Geometry, record: Record, out: Path | None, *, force: bool) -> Record:
+def _written(geometry: Geometry | WordContext, record: Record, out: Path | None, *, force: bool) -> Record:
     """The record, with the geometry in `out` if that is given."""
     if out is not None:
         with staged_file(out, force=force) as place:
