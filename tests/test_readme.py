@@ -27,6 +27,7 @@ PAGES = [
     "docs/contrastive.md",
     "docs/measuring.md",
     "docs/predicting.md",
+    "docs/nexttoken.md",
     "docs/prototypes.md",
     "docs/diagnosing.md",
     "docs/selection.md",

@@ -146,3 +146,21 @@ def test_other_settings_that_make_no_problem_are_refused() -> None:
     counts[0] = counts[1, ::2] = 1
     with pytest.raises(SettingError, match=r"1,100 words x 1,000 contexts, expected at most 1,000,000 .*--proxy"):
         ridge_solution(LabelMatrix.of_counts(counts), 0.1)
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_with_rare_contexts_the_weighted_proxy_is_the_better_forecast(seed: int) -> None:
+    """Shares of contexts as 1 / rank^2: at a ridge that leaves rare ones out, what is on decides."""
+    supports = zipf(12, 30, seed=seed)
+    weight = np.ceil(3000 / np.arange(1, 31) ** 2)
+    labels = LabelMatrix.of_counts(supports * weight.astype(np.int64))
+    limit = max_margin(labels)
+
+    def cosine(one: np.ndarray, other: np.ndarray) -> float:
+        return float((one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other))
+
+    wide, near = ridge_path(labels, [labels.weights[4], labels.weights.min() / 100])
+    weighted = cosine(wide.logits, centred_dense(labels, ridge=wide.ridge))
+    assert weighted > cosine(wide.logits, centred_dense(labels)) + 0.3
+    assert weighted > cosine(wide.logits, limit.logits) + 0.3
+    assert cosine(near.logits, limit.logits) > 0.9
