@@ -3,9 +3,9 @@
 `OMP_NUM_THREADS=1 python benchmarks/next_token.py [--runs N] [--convex]`
 
 Language-like supports: frequent words, topics, sizes with a heavy tail. 200 words and 1,000 contexts to a relative
-duality gap of 1e-6. 50 words and 100 contexts beside cvxpy with SCS, and with `--convex` with Clarabel, which takes many
-minutes (one round each), with both objectives. The 32 largest triplets of 30,000 words and 300,000 contexts, with their
-peak memory beside the bytes of the matrix. In seconds of the processor, which a busy machine does not stretch.
+duality gap of 1e-6. 50 words and 100 contexts beside cvxpy with SCS, and with `--convex` with Clarabel, which takes
+many minutes (one round each), with both objectives. The 32 largest triplets of 30,000 words and 300,000 contexts, and
+their peak memory beside the bytes of the matrix. In seconds of the processor, which a busy machine does not stretch.
 """
 
 import sys
@@ -72,8 +72,8 @@ def solver(*, runs: int) -> tuple[list[Row], list[str]]:
         notes.append(f"{rows[-1].what}: {took:.2f} s, {'met' if took <= TARGET else 'MISSED'} ({TARGET:g} s).")
     notes.append(
         f"{found.program.mask.shape[1]} distinct supports; {found.iterations} iterations, certified gap "
-        f"{found.gap:.1e}, unique: {found.uniqueness.unique}, rank {found.rank}; norm {found.primal:.6f}, centred supports "
-        f"{found.proxy.value / found.primal - 1:.2%} above it; {found.slack:.0%} of margins have slack."
+        f"{found.gap:.1e}, unique: {found.uniqueness.unique}, rank {found.rank}; norm {found.primal:.6f}, centred "
+        f"supports {found.proxy.value / found.primal - 1:.2%} above it; {found.slack:.0%} of margins have slack."
     )
     return rows, notes
 
