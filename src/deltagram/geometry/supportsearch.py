@@ -15,15 +15,16 @@ from deltagram.geometry.supportprogram import largest
 from deltagram.seeds import key
 
 _RANK = 1e-6  # of the largest singular value: a dimension with less is free
-_SADDLE = 1e-4  # above 1, of the norm of G
+_SADDLE = 1e-8  # above 1, of the norm of G
 _ESCAPES = 12  # saddles that are left at most
 _STEP = 1e-3  # of the largest singular value: how far along the way out
 _NEWTON = 40  # steps at most
 _STEPS = 4000  # of quasi-Newton
 _ROUGH = 200  # of them at a ridge on the way
-_KRYLOV = 400  # products with the Hessian a step, at most
-_FALLS = 0.9  # a step must shorten the gradient to this share
-_ROUNDING = 1e-15  # of the objective: more than that is a rise
+_KRYLOV = 2000  # products with the Hessian a step, at most
+_INEXACT = 1e-6  # residual of a Newton step: small singular values are decided by curvatures far below the largest
+_SHARES = 0.5 ** np.arange(6)  # of a step that are tried
+_ROUNDING = 1e-15  # of the terms of the objective: more than that is a rise
 
 
 def softmax(logits: F64) -> F64:
@@ -142,11 +143,15 @@ class RidgeSearch:
         flat = self.flat(*start)
         at = np.asarray(minimize(self.value, flat, jac=True, method="L-BFGS-B", options=options).x, np.float64)
         value, gradient = self.value(at)
+        rounding = _ROUNDING * (abs(value) + (1 + self.labels.entropy) / self.ridge)
         for _ in range(0 if rough else _NEWTON):
-            step = minres(self.curvature(at), -gradient, rtol=1e-3, maxiter=_KRYLOV)[0]
-            lower, there = self.value(at + step)
-            falls = np.linalg.norm(there) < _FALLS * np.linalg.norm(gradient)
-            if not falls or lower > value + _ROUNDING * abs(value):
+            step = minres(self.curvature(at), -gradient, rtol=_INEXACT, maxiter=_KRYLOV)[0]
+            for share in _SHARES:
+                lower, there = self.value(at + share * step)
+                falls = np.linalg.norm(there) < (1 - share / 4) * np.linalg.norm(gradient)
+                if falls and lower <= value + rounding:  # a gradient also falls towards a saddle
+                    break
+            else:
                 break
-            at, value, gradient = at + step, lower, there
+            at, value, gradient = at + share * step, lower, there
         return self.split(at)
