@@ -28,6 +28,7 @@ PAGES = [
     "docs/measuring.md",
     "docs/measuring-lm.md",
     "docs/predicting.md",
+    "docs/nexttoken.md",
     "docs/prototypes.md",
     "docs/diagnosing.md",
     "docs/selection.md",

@@ -97,6 +97,23 @@ def test_what_makes_no_problem_is_refused(tokens: Path, told: dict[str, Any], te
     assert text in str(refused.value)
 
 
+@pytest.mark.parametrize("told", [{}, {"proxy": True}, {"ridge": 0.01}])
+def test_one_context_is_refused(tmp_path: Path, told: dict[str, Any]) -> None:
+    LabelMatrix.of_counts([[3], [1], [0]]).save(tmp_path / "one.npz")
+    with pytest.raises(SettingError, match="contexts: there is one, expected two or more"):
+        predict(tokens=tmp_path / "one.npz", **told)
+
+
+@pytest.mark.parametrize("told", [{}, {"proxy": True}])
+def test_supports_that_are_alike_are_refused(tmp_path: Path, told: dict[str, Any]) -> None:
+    LabelMatrix.of_counts([[3, 1, 1], [1, 2, 9], [0, 0, 0]]).save(tmp_path / "alike.npz")
+    with pytest.raises(SettingError, match="of all 3 contexts are full, or the same 2 words"):
+        predict(tokens=tmp_path / "alike.npz", **told)
+    (tmp_path / "broken.npz").write_bytes(b"no labels")
+    with pytest.raises(SettingError, match="holds no labels"):
+        predict(tokens=tmp_path / "broken.npz", **told)
+
+
 def test_class_counts_refuse_what_is_of_tokens() -> None:
     for told in ({"proxy": True}, {"top": 3}):
         with pytest.raises(SettingError, match="is not a parameter of class counts"):

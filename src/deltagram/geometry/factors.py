@@ -8,7 +8,7 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, svds
 from deltagram.arrays import F64
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
-from deltagram.geometry.nexttoken import centred_dense, centred_gradient, centred_support
+from deltagram.geometry.nexttoken import centred_gradient, centred_support
 from deltagram.geometry.wordcontext import WordContext
 
 _ZERO = 1e-10  # of the largest: a singular value that is rounding
@@ -69,11 +69,15 @@ def largest_triplets(operator: LinearOperator, top: int) -> Factors:
 
 
 def centred_geometry(labels: LabelMatrix) -> WordContext:
-    """Words and contexts of the whole proxy, decomposed densely: for what `supportsvm` is small enough for."""
-    u, s, v = np.linalg.svd(centred_dense(labels), full_matrices=False)
+    """Words and contexts of the whole proxy, from a dense decomposition of its distinct columns."""
+    found = labels.supports
+    share = np.sqrt(found.multiplicity)
+    dense = found.matrix.toarray() - found.sizes / labels.shape[0]
+    u, s, v = np.linalg.svd(dense * share, full_matrices=False)
     kept = s > _ZERO * s[0]
+    contexts = (v[kept] / share).T[found.of]
     return WordContext.of_factors(
-        (u[:, kept], s[kept], v[kept].T), name="proxy: centred supports", word_names=labels.words,
+        (u[:, kept], s[kept], contexts), name="proxy: centred supports", word_names=labels.words,
         context_names=labels.contexts, conventions={"solution": "proxy", "words": "centred"},
     )  # fmt: skip
 

@@ -89,7 +89,7 @@ class SupportProgram:
         found: F64 = (self.mask - self.mass / self.words.sum()) * self.by_word * self.by_context
         return found
 
-    def project(self, x: F64, level: F64 | None = None, *, margin: float = 1.0) -> tuple[F64, F64]:
+    def project(self, x: F64, level: F64 | None = None) -> tuple[F64, F64]:
         """The nearest X that keeps the margins, and the level of each column on its support (where to start from).
 
         A level a solves `k (a - mean on the support) = sum off it of (y + margin - a)_+`, in units of sqrt n: Newton's
@@ -97,7 +97,7 @@ class SupportProgram:
         """
         y = x / self.by_word
         mean = (self.words @ np.where(self.mask, y, 0.0)) / self.mass
-        need = margin * self.by_context
+        need = self.by_context
         reach = np.where(self.mask, -np.inf, y + need)
         at = mean if level is None else np.maximum(level, mean)
         for _ in range(_PASSES):

@@ -32,22 +32,23 @@ def token_prediction(
         raise SettingError("dim", "together with the proxy", expected="top: its largest directions")
     if top is not None and not proxy:
         raise SettingError("top", "without the proxy", fix="give --proxy, which finds the largest directions alone")
+    if labels.shape[1] < 2:
+        raise SettingError("contexts", "there is one", expected="two or more, or there is nothing to tell apart")
     numbers = _described(labels)
     if proxy:
-        most = max(1, min(_TOP, min(labels.shape) - 1))
-        geometry, factors = proxy_geometry(labels, most if top is None else top, ridge=ridge)
-        numbers |= _of_proxy(labels, factors)
+        most = min(_TOP, min(labels.shape) - 1)
+        geometry, largest = proxy_geometry(labels, most if top is None else top, ridge=ridge)
+        numbers |= _of_proxy(labels, largest)
     elif ridge is not None:
         geometry, found = _at_ridge(labels, ridge, dim)
         numbers |= found
     else:
         geometry, found = _in_the_limit(labels, dim)
         numbers |= found
-    first = max(1, min(_FIRST, min(labels.shape) - 1))
+    first = min(_FIRST, min(labels.shape) - 1)
     numbers |= _concepts(labels, centred_factors(labels, first), first)
     if not proxy:
-        plain = centred_geometry(labels)
-        numbers["beside_proxy"] = asdict(compare_tokens(geometry, plain))
+        numbers["beside_proxy"] = asdict(compare_tokens(geometry, centred_geometry(labels)))
     return geometry, {"name": geometry.name, "conventions": dict(geometry.conventions)} | numbers
 
 
