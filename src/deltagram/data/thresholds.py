@@ -90,8 +90,10 @@ class Kept:
         return self.taken(chosen)
 
 
-def filtered(parts: Iterable[Counts], thresholds: Thresholds, *, allowed: NDArray[np.bool_], room: int) -> Kept:
-    """What passes, of counts that come in order.
+def filtered(
+    parts: Iterable[Counts], thresholds: Thresholds, *, words: int, allowed: NDArray[np.bool_], room: int
+) -> Kept:
+    """What passes, of counts that come in order, each context of so many `words`.
 
     Raises SettingError if more than `room` pairs would have to be held.
     """
@@ -107,6 +109,10 @@ def filtered(parts: Iterable[Counts], thresholds: Thresholds, *, allowed: NDArra
             found = f"would leave more than {room:,} pairs of a context and a next token"
             fix = "raise --min-count, give --max-contexts, or more --memory"
             raise SettingError("thresholds", found, expected="as many as the memory holds", fix=fix)
+    if not held:
+        none = np.zeros(0, np.int64)
+        empty = tuple(np.zeros(0, np.uint64) for _ in range(words))
+        return Kept(words=empty, sizes=none, following=np.zeros(0, np.uint32), count=none)
     return joined(held).most(thresholds.contexts)
 
 

@@ -24,7 +24,7 @@ _NAMES: Final = "names.jsonl"
 class TokenStore:
     """`tokens` in `documents` of a corpus as far as it was read; `made_from` is what they hold good for.
 
-    `place` is where reading goes on, as its reader counts; `named` names of words are kept.
+    `place` is where reading goes on, as its reader counts; `named` names of words are kept, in `name_bytes`.
     """
 
     folder: Path
@@ -33,6 +33,7 @@ class TokenStore:
     documents: int = 0
     place: int = 0
     named: int = 0
+    name_bytes: int = 0
     complete: bool = False
 
     @classmethod
@@ -57,6 +58,7 @@ class TokenStore:
                 raise SettingError(str(folder), told, fix="give the same, or start again with --force")
         os.truncate(folder / _TOKENS, found.tokens * 4)
         os.truncate(folder / _ENDS, found.documents * 8)
+        os.truncate(folder / _NAMES, found.name_bytes)
         return found
 
     @staticmethod
@@ -80,12 +82,14 @@ class TokenStore:
         with (self.folder / _ENDS).open("ab") as file:
             (self.tokens + ends).astype("<i8").tofile(file)
             os.fsync(file.fileno())
-        if len(names) > self.named:
-            with (self.folder / _NAMES).open("a", encoding="utf-8") as text:
-                text.write(json.dumps([self.named, *names[self.named :]]) + "\n")
+        line = json.dumps(names[self.named :]).encode() + b"\n" if len(names) > self.named else b""
+        with (self.folder / _NAMES).open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
         return replace(
             self, tokens=self.tokens + len(tokens), documents=self.documents + len(ends), place=place,
-            named=max(self.named, len(names)),
+            named=max(self.named, len(names)), name_bytes=self.name_bytes + len(line),
         )._saved()  # fmt: skip
 
     def finished(self) -> Self:
@@ -94,14 +98,8 @@ class TokenStore:
 
     def names(self) -> list[str]:
         """Names of the words so far."""
-        found: list[str] = []
-        with (self.folder / _NAMES).open(encoding="utf-8") as file:
-            for line in file:
-                if len(found) == self.named:
-                    break  # what follows was written after the state
-                first, *words = json.loads(line)
-                found[first:] = words
-        return found[: self.named]
+        with (self.folder / _NAMES).open("rb") as file:
+            return [name for line in file for name in json.loads(line)]
 
     def block(self, start: int, stop: int) -> tuple[U32, I64]:
         """Tokens from `start` to `stop`, and the ends of documents among them, both counted from `start`."""

@@ -137,12 +137,13 @@ def _counted(
     for packing in packings:
         progress.advance("putting counts together", len(kept), len(packings))
         with Counter.opened(store.folder, packing, memory=memory // 2, threads=threads) as counter:
-            kept.append(
-                filtered(counter.merged(), thresholds, allowed=allowed, room=room - sum(len(k.count) for k in kept))
-            )
+            left = room - sum(len(k.count) for k in kept)
+            kept.append(filtered(counter.merged(), thresholds, words=packing.words, allowed=allowed, room=left))
     if not any(len(k.sizes) for k in kept):
         found = f"leave nothing of {sum(k.seen for k in kept):,} contexts"
         raise SettingError("thresholds", found, expected="a context or more", fix="lower them")
+    if names is not None:  # of an own vocabulary, words are numbered as their names are ordered
+        names, order = [names[number] for number in order], np.arange(len(order))
     known = names or (tokenizer.names if tokenizer is not None else [str(n) for n in range(len(rank))])
     labels, numbers = label_matrix(
         list(zip(packings, kept, strict=True)), tokens=order, names=known,
