@@ -4,6 +4,8 @@ import importlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
+from deltagram.cli import app
+from deltagram.data.contexts import Packing
 from deltagram.data.labels import LabelMatrix
+from deltagram.data.ngramcounts import Counter as Database
 from deltagram.data.tokenlabels import TokenNumbers
 from deltagram.data.words import END
 from deltagram.errors import DeltagramError, ExtraError, OutputError, SettingError
@@ -303,7 +309,7 @@ class Stopping:
     def __init__(self, after: int) -> None:
         self.left = after
 
-    def advance(self, what: str, done: int, total: int) -> None:
+    def advance(self, *_: object) -> None:
         self.left -= 1
         if self.left < 0:
             raise Stopped
@@ -332,7 +338,7 @@ def test_interrupted_and_resumed_is_the_same_file(tokenizer: str, eager: None, t
         except Stopped:
             interrupted += 1
             assert not out.exists()
-            with pytest.raises(OutputError, match="counts of an interrupted run, go on|go on from it with --resume"):
+            with pytest.raises(OutputError, match="holds counts of an interrupted run; go on from it with --resume"):
                 tokens(corpus, out, **told)
             with pytest.raises(SettingError, match="was made with another context lengths"):
                 tokens(corpus, out, context=3, tokenizer=tokenizer, end=True, resume=True)
@@ -458,7 +464,7 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path: Path, monkeypatch
 def test_what_exists_is_not_replaced(tmp_path: Path) -> None:
     corpus = written(tmp_path, TEXTS)
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(OutputError, match="tokenizer.json: exists already"):
+    with pytest.raises(OutputError, match=r"tokenizer\.json: exists already"):
         tokens(corpus, tmp_path / "s.npz", context=1, tokenizer="bpe:300")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", "tokenizer.json"]
     folder = tmp_path / "folder"
@@ -478,7 +484,7 @@ def test_a_refusal_keeps_counts_that_were_to_be_resumed(tmp_path: Path) -> None:
 
 
 def test_without_duckdb_one_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
+    monkeypatch.setitem(sys.modules, "duckdb", None)
     with pytest.raises(
         ExtraError, match=r"counting contexts: package duckdb is not installed; pip install 'deltagram\[c"
     ):
@@ -498,3 +504,56 @@ def test_token_numbers_are_those_of_the_tokenizer(tmp_path: Path) -> None:
     labels.save(tmp_path / "copy.npz")
     with pytest.raises(SettingError, match="holds no token numbers"):
         TokenNumbers.load(tmp_path / "copy.npz")
+
+
+def test_the_command_line_tells_what_supports_there_are(tmp_path: Path) -> None:
+    corpus, out = written(tmp_path, TEXTS), tmp_path / "s.npz"
+    line = ["tokens", str(corpus), "--lengths", "1,2", "--tokenizer", "word", "--lower", "-o", str(out)]
+    run = CliRunner().invoke(app, line)
+    assert run.exit_code == 0, run.output
+    found = LabelMatrix.load(out)
+    said = " ".join(run.stdout.split())
+    assert f"entropy bound {found.entropy:.4f} nats a sample" in said
+    assert f"{len(found.supports.multiplicity)} distinct supports; shared by most contexts:" in said
+    assert "'the' 1 " in said
+    assert "words in the support contexts share 1 " in said
+    record = json.loads(CliRunner().invoke(app, [*line, "--force", "--json"]).stdout)
+    assert record["job"] == "tokens"
+    assert sum(row["contexts"] for row in record["numbers"]["support_sizes"]) == found.shape[1]
+    assert all(row["from"] <= row["to"] < 2 * row["from"] for row in record["numbers"]["support_sizes"])
+    for more, wrong in ((["--lengths", "1.5"], "are not all whole"), (["--memory", "much"], "--memory: 'much' is not")):
+        run = CliRunner().invoke(app, [*line, "--force", *more])
+        assert isinstance(run.exception, SettingError)
+        assert wrong in str(run.exception)
+
+
+def test_counting_loads_no_torch(tmp_path: Path) -> None:
+    corpus, out = written(tmp_path, TEXTS), tmp_path / "s.npz"
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; from deltagram.cli import main; main()"
+    )
+    line = [sys.executable, "-W", "error", "-c", code, "tokens", str(corpus), "--context", "1", "-o", str(out)]
+    done = subprocess.run([*line, "--tokenizer", "bpe:300"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = subprocess.run([*line, "--force", "--tokenizer", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+def test_what_duckdb_makes_of_an_interruption_is_one(tmp_path: Path) -> None:
+    packing = Packing(length=1, symbols=2)
+    with pytest.raises(KeyboardInterrupt), Database.opened(tmp_path, packing, memory=10**8, threads=1):
+        raise RuntimeError("Query interrupted")
+    with pytest.raises(SettingError, match="memory: does not do for these counts; give more with --memory"):  # noqa: SIM117
+        with Database.opened(tmp_path, packing, memory=5 * 10**6, threads=1) as counter:
+            counter.count(0, [np.arange(10**6, dtype=np.uint64)], np.arange(10**6, dtype=np.uint32))
+    shutil.rmtree(tmp_path / "spilled", ignore_errors=True)
+    with pytest.raises(OutputError, match="cannot be written or read"):  # noqa: SIM117
+        with Database.opened(tmp_path / "nowhere", packing, memory=10**8, threads=1) as counter:
+            counter.count(0, [np.arange(9, dtype=np.uint64)], np.arange(9, dtype=np.uint32))
+
+
+def test_the_language_of_a_path_is_no_language_of_a_database(tmp_path: Path) -> None:
+    folder = tmp_path / "it's [a] *?"
+    folder.mkdir()
+    tokens(written(folder, TEXTS), folder / "s.npz", context=1)
+    assert LabelMatrix.load(folder / "s.npz").samples > 0

@@ -1,5 +1,6 @@
 """Exact counts of (context, next token) by DuckDB, out of core: a file a block of tokens, then all of them in order."""
 
+import glob
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ class Counter:
                 connection.execute("SET preserve_insertion_order=false")
                 connection.execute("SET temp_directory=$1", [str(folder / "spilled")])
                 yield cls(connection=connection, folder=folder, packing=packing)
+        except RuntimeError as fault:
+            if "interrupted" not in str(fault):
+                raise
+            raise KeyboardInterrupt from None  # which DuckDB turned into its own
         except duckdb.OutOfMemoryException:
             raise SettingError("memory", "does not do for these counts", fix="give more with --memory") from None
         except duckdb.IOException as fault:
@@ -74,7 +79,6 @@ class Counter:
         path = self._path(block)
         new = path.with_suffix(".new")
         self.connection.register("samples", samples)
-        # names are ours; a path cannot be a parameter of COPY
         target = str(new).replace("'", "''")
         self.connection.execute(
             f"COPY (SELECT *, count(*) AS n FROM samples GROUP BY ALL) TO '{target}' (FORMAT parquet)"
@@ -101,7 +105,8 @@ class Counter:
 
     def _relation(self) -> None:
         """All files as one view, whatever else lies in the folder."""
-        pattern = str(self.folder).replace("'", "''") + f"/counts-{self.packing.length}-*.parquet"
+        place = glob.escape(str(self.folder)).replace("'", "''")
+        pattern = f"{place}/counts-{self.packing.length}-*.parquet"
         self.connection.execute(f"CREATE OR REPLACE VIEW counted AS SELECT * FROM read_parquet('{pattern}')")
 
 

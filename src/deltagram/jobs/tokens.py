@@ -8,6 +8,7 @@ import numpy as np
 
 from deltagram.data.contexts import Packing
 from deltagram.data.corpus import open_corpus
+from deltagram.data.imbalance import I64
 from deltagram.data.labels import LabelMatrix
 from deltagram.data.ngramcounts import Counter
 from deltagram.data.supportsummary import summarise
@@ -116,10 +117,8 @@ def _counted(
     if store.tokens < 2:
         found = f"holds {store.tokens} token{'s' * (store.tokens != 1)} in {store.documents:,} documents"
         raise SettingError(reading.corpus.source, found, expected="two or more: one that follows another")
-    names = store.names() if tokenizer is not None and tokenizer.by_name else None
-    occurring = np.flatnonzero(store.used(BLOCK))
-    order = occurring if names is None else np.array(sorted(occurring.tolist(), key=names.__getitem__), np.int64)
-    rank = np.zeros(int(occurring.max()) + 1, np.uint32)
+    order, names = _vocabulary(store, tokenizer)
+    rank = np.zeros(int(order.max()) + 1, np.uint32)
     rank[order] = np.arange(len(order))
     packings = [Packing(length=length, symbols=len(order)) for length in reading.lengths]
     following = np.zeros(len(order), np.int64)
@@ -142,14 +141,25 @@ def _counted(
     if not any(len(k.sizes) for k in kept):
         found = f"leave nothing of {sum(k.seen for k in kept):,} contexts"
         raise SettingError("thresholds", found, expected="a context or more", fix="lower them")
-    if names is not None:  # of an own vocabulary, words are numbered as their names are ordered
-        names, order = [names[number] for number in order], np.arange(len(order))
-    known = names or (tokenizer.names if tokenizer is not None else [str(n) for n in range(len(rank))])
+    own = tokenizer is not None and tokenizer.by_name
     labels, numbers = label_matrix(
-        list(zip(packings, kept, strict=True)), tokens=order, names=known,
+        list(zip(packings, kept, strict=True)), tokens=np.arange(len(order)) if own else order, names=names,
         joined_by=tokenizer.joined_by if tokenizer is not None else " ", contexts=thresholds.contexts,
     )  # fmt: skip
     return labels, numbers, kept
+
+
+def _vocabulary(store: TokenStore, tokenizer: Tokenizer | None) -> tuple[I64, Sequence[str]]:
+    """Token numbers that occur, as keys order them, and names: of token numbers, or of ranks in an own vocabulary.
+
+    An own vocabulary is numbered in the order of first use, which must not matter: its words are ordered by name.
+    """
+    occurring = np.flatnonzero(store.used(BLOCK))
+    if tokenizer is not None and tokenizer.by_name:
+        held = store.names()
+        order = np.array(sorted(occurring.tolist(), key=held.__getitem__), np.int64)
+        return order, [held[number] for number in order]
+    return occurring, tokenizer.names if tokenizer is not None else [str(n) for n in range(int(occurring.max()) + 1)]
 
 
 def _numbers(store: TokenStore, labels: LabelMatrix, kept: Sequence[Kept]) -> dict[str, Any]:
