@@ -1,18 +1,19 @@
-"""Rate and memory of counting contexts in 100 M tokens, beside `sort | uniq -c`, NLTK, polars and a NumPy sort.
+"""Rate and memory of counting contexts in 100 M tokens, beside `sort | uniq -c`, NLTK, polars and DuckDB.
 
 `python benchmarks/tokens.py [--runs N] [--tokens 100e6] [--slice 5e6] [--text kjv.txt]`
 
 Token numbers follow Zipf's law over 30,000 words, independent: the worst case, as few pairs repeat. `--text` is a text
 that is repeated to as many words (`bible -f gen1:1-rev22:21 > kjv.txt`). On a slice, each side is a process of its own
-that counts the same trigrams: `sort | uniq -c` of their lines (written beforehand), NLTK's NgramCounter, and what was
-tried instead of DuckDB: polars (streaming), and 64-bit keys sorted by NumPy in runs, merged by ranges. Sides are
-interleaved; ratios are of medians; peak memory is resident.
+that counts the same trigrams: `sort | uniq -c` of their lines (written beforehand), NLTK's NgramCounter, and polars
+(streaming) and DuckDB on packed keys. Sides are interleaved; ratios are of medians; peak memory is resident.
 """
 
+import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -51,28 +52,19 @@ counted.sink_parquet(sys.argv[2] + ".counted")
 print(pl.scan_parquet(sys.argv[2] + ".counted").select(pl.len()).collect().item())
 """
 )
-NUMPY = (
+DUCKDB = (
     KEYS
     + """
-runs = []
-for i, k in enumerate(blocks()):
-    k.sort()
-    first = np.flatnonzero(np.concatenate([[True], k[1:] != k[:-1]]))
-    for name, array in (("k", k[first]), ("n", np.diff(np.append(first, len(k))))):
-        np.save(f"{sys.argv[2]}.{i}.{name}.npy", array)
-    runs.append([np.load(f"{sys.argv[2]}.{i}.{name}.npy", mmap_mode="r") for name in "kn"])
-parts = 1 + sum(len(k) for k, _ in runs) // (1 << 23)
-some = np.sort(np.concatenate([k[::4096] for k, _ in runs]))
-cuts = some[np.linspace(0, len(some) - 1, parts + 1).astype(int)][1:-1]
-ranges = [np.concatenate([[0], np.searchsorted(k, cuts), [len(k)]]) for k, _ in runs]
-distinct = 0
-for p in range(len(cuts) + 1):
-    k, n = (np.concatenate([run[i][r[p] : r[p + 1]] for run, r in zip(runs, ranges)]) for i in (0, 1))
-    order = np.argsort(k, kind="stable")
-    k, n = k[order], n[order]
-    first = np.flatnonzero(np.concatenate([[True], k[1:] != k[:-1]]))
-    distinct += len(np.add.reduceat(n, first))
-print(distinct)
+import duckdb, pyarrow as pa, pyarrow.parquet as pq
+with pq.ParquetWriter(sys.argv[2], pa.schema([("k", pa.uint64())]), compression="none", use_dictionary=False) as file:
+    for k in blocks():
+        file.write_table(pa.table({"k": k}))
+db = duckdb.connect()
+db.execute("SET memory_limit='1500MB'; SET threads=2; SET preserve_insertion_order=false")
+db.execute(f"SET temp_directory='{sys.argv[2]}.spilled'")
+counted = f"SELECT k, count(*) AS n FROM '{sys.argv[2]}' GROUP BY k ORDER BY k"
+db.execute(f"COPY ({counted}) TO '{sys.argv[2]}.counted' (FORMAT parquet)")
+print(db.execute(f"SELECT count(*) FROM '{sys.argv[2]}.counted'").fetchone()[0])
 """
 )
 
@@ -99,6 +91,18 @@ def repeated(path: Path, text: Path, many: int) -> Path:
     return path
 
 
+def processor_seconds() -> float:
+    """Of all processes that have ended: what a busy machine changes least."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
+def weighed(side: Callable[[], Child]) -> tuple[Child, float]:
+    """A run, and the processor time that it took."""
+    before = processor_seconds()
+    return side(), processor_seconds() - before
+
+
 def counted(corpus: Path, *more: object) -> Child:
     out = corpus.with_suffix(".npz")
     return deltagram("tokens", corpus, "--context", CONTEXT, "--max-contexts", KEPT, "-o", out, "--force", *more)
@@ -116,14 +120,16 @@ def whole(chosen: Namespace, folder: Path) -> None:
             counted, repeated(folder / f"text{many}.txt", chosen.text, many), "--tokenizer", "whitespace"
         )
     for name, run in corpora.items():
-        found = run()
+        found, spent = weighed(run)
         n = found.numbers
         what = f"{name}: {n['tokens'] / 1e6:.0f} M tokens, {n['contexts'] / 1e6:.1f} M contexts of {CONTEXT}"
         rows += [
             Row(what=what, ours=found.seconds, beside="10 minutes", theirs=600, at_most=1),
             Row(what="peak resident memory", ours=found.resident, unit="B", beside="4 GB", theirs=4e9, at_most=1),
         ]
-        notes.append(f"{name}: {n['tokens'] / found.seconds / 1e6:.2f} M tokens a second.")
+        notes.append(
+            f"{name}: {n['tokens'] / found.seconds / 1e6:.2f} M tokens a second; {spent:.0f} s of processor time."
+        )
     table("Counting contexts, whole processes", rows, *notes)
 
 
@@ -137,13 +143,14 @@ def beside(chosen: Namespace, folder: Path) -> None:
     sides: dict[str, Callable[[], Child]] = {
         "deltagram": partial(counted, corpus),
         "sort, uniq -c": partial(child, "bash", "-c", SORT.format(ngrams=ngrams, out=folder / "uniq.txt")),
-        "NLTK's NgramCounter": partial(python, NLTK, corpus),
-        "polars, counts alone": partial(python, POLARS, corpus, scratch),
-        "NumPy sort, counts alone": partial(python, NUMPY, corpus, scratch),
+        **({"NLTK's NgramCounter": partial(python, NLTK, corpus)} if find_spec("nltk") else {}),
+        **({"polars, counts alone": partial(python, POLARS, corpus, scratch)} if find_spec("polars") else {}),
+        **({"DuckDB, counts alone": partial(python, DUCKDB, corpus, scratch)} if find_spec("duckdb") else {}),
     }
-    found = rounds(sides, runs=chosen.runs)
-    time = {name: median([run.seconds for run in runs]) for name, runs in found.items()}
-    space = {name: median([float(run.resident) for run in runs]) for name, runs in found.items()}
+    found = rounds({name: partial(weighed, side) for name, side in sides.items()}, runs=chosen.runs)
+    work = ", ".join(f"{name} {median([w for _, w in runs]):.1f} s" for name, runs in found.items())
+    time = {name: median([run.seconds for run, _ in runs]) for name, runs in found.items()}
+    space = {name: median([float(run.resident) for run, _ in runs]) for name, runs in found.items()}
     rows = []
     for name in list(sides)[1:]:
         least = 1 if name[:4] in ("sort", "NLTK") else None
@@ -153,7 +160,12 @@ def beside(chosen: Namespace, folder: Path) -> None:
             ),
             Row(what="peak resident memory", ours=space["deltagram"], beside=name, theirs=space[name], unit="B"),
         ]
-    table("Counting contexts beside others", rows, "deltagram's time: with start-up, thresholds, supports and file.")
+    table(
+        "Counting contexts beside others",
+        rows,
+        "deltagram's time: with start-up, thresholds, supports and file.",
+        f"Processor time: {work}.",
+    )
 
 
 def main() -> None:

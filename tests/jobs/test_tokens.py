@@ -483,13 +483,17 @@ def test_a_refusal_keeps_counts_that_were_to_be_resumed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if "tokens" in path.name] == []
 
 
-def test_without_duckdb_one_sentence_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    with pytest.raises(
-        ExtraError, match=r"counting contexts: package duckdb is not installed; pip install 'deltagram\[c"
-    ):
-        tokens(written(tmp_path, TEXTS), tmp_path / "s.npz", context=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus.txt"]
+@pytest.mark.parametrize(("package", "told"), [("tokenizers", "byte-pair encoding: package"), ("pyarrow", "Parquet")])
+def test_without_an_extra_one_sentence_says_so(
+    package: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = written(tmp_path, TEXTS)
+    if package == "pyarrow":
+        corpus = corpus.rename(tmp_path / "corpus.parquet")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExtraError, match=rf"{told}.*{package}.*; pip install 'deltagram\[corpus\]'"):
+        tokens(corpus, tmp_path / "s.npz", context=1, tokenizer="bpe:300")
+    assert [path.name for path in tmp_path.iterdir()] == [corpus.name]
 
 
 def test_token_numbers_are_those_of_the_tokenizer(tmp_path: Path) -> None:
@@ -539,20 +543,34 @@ def test_counting_loads_no_torch(tmp_path: Path) -> None:
     assert (said.returncode, said.stderr) == (0, "")
 
 
-def test_what_duckdb_makes_of_an_interruption_is_one(tmp_path: Path) -> None:
-    packing = Packing(length=1, symbols=2)
-    with pytest.raises(KeyboardInterrupt), Database.opened(tmp_path, packing, memory=10**8, threads=1):
-        raise RuntimeError("Query interrupted")
-    with pytest.raises(SettingError, match="memory: does not do for these counts; give more with --memory"):  # noqa: SIM117
-        with Database.opened(tmp_path, packing, memory=5 * 10**6, threads=1) as counter:
-            counter.count(0, [np.arange(10**6, dtype=np.uint64)], np.arange(10**6, dtype=np.uint32))
-    shutil.rmtree(tmp_path / "spilled", ignore_errors=True)
-    with pytest.raises(OutputError, match="cannot be written or read"):  # noqa: SIM117
-        with Database.opened(tmp_path / "nowhere", packing, memory=10**8, threads=1) as counter:
-            counter.count(0, [np.arange(9, dtype=np.uint64)], np.arange(9, dtype=np.uint32))
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_parts_that_the_memory_holds_are_one_order(length: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(length)
+    packing = Packing(length=length, symbols=50_000)
+    small, large = (Database(folder=tmp_path, packing=packing, memory=memory) for memory in (10**6, 10**9))
+    whole = []
+    for block in range(3):
+        numbers = np.minimum(rng.zipf(1.3, 20_000), 50_000).astype(np.uint32) - 1
+        at = np.arange(length, len(numbers))
+        small.count(block, packing.packed(numbers, at), numbers[at])
+        whole += [(*numbers[i - length : i].tolist(), int(numbers[i])) for i in at]
+    expected = Counter(whole)
+    for counter, least in ((small, 3), (large, 1)):
+        parts = list(counter.merged())
+        assert len(parts) >= least
+        rows = [
+            (*context, int(following))
+            for part in parts
+            for context, following in zip(packing.unpacked(part.words).tolist(), part.following, strict=True)
+        ]
+        counted = [int(n) for part in parts for n in part.count]
+        assert rows == sorted(expected)
+        assert counted == [expected[row] for row in rows]
+    frequency = Counter(row[-1] for row in whole)
+    assert small.following(50_000).tolist() == [frequency[n] for n in range(50_000)]
 
 
-def test_the_language_of_a_path_is_no_language_of_a_database(tmp_path: Path) -> None:
+def test_a_path_is_no_pattern(tmp_path: Path) -> None:
     folder = tmp_path / "it's [a] *?"
     folder.mkdir()
     tokens(written(folder, TEXTS), folder / "s.npz", context=1)

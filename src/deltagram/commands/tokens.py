@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deltagram import show
-from deltagram.commands.options import Force, Json, Threads, emit, numbers, parse_bytes
+from deltagram.commands.options import Force, Json, emit, numbers, parse_bytes
 from deltagram.errors import SettingError
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ def tokens(
     min_probability: Annotated[float, typer.Option(help="Only next words as probable as this.")] = 0.0,
     max_contexts: Annotated[int | None, typer.Option(help="Only so many contexts, the most frequent.")] = None,
     memory: Annotated[str, typer.Option(help="What counting may hold; the rest goes to the disk.")] = "2GB",
-    threads: Threads = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run ended.")] = False,
     force: Force = False,
     json: Json = False,
@@ -59,7 +58,7 @@ def tokens(
                 tokenizer=tokenizer if known else str(hub.locate(str(tokenizer))), documents=documents, across=across,
                 end=end, lower=lower, text=text, dtype=dtype, separator=separator, vocabulary=vocabulary, words=words,
                 min_count=min_count, min_next=min_next, min_probability=min_probability, max_contexts=max_contexts,
-                memory=parse_bytes(memory, option="--memory"), threads=threads, resume=resume, force=force,
+                memory=parse_bytes(memory, option="--memory"), resume=resume, force=force,
                 progress=bar,
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -22,7 +22,6 @@ from deltagram.jobs.tokenreading import TOKENIZER, Reading, work_folder
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.staging import check_output, staged_file
-from deltagram.threads import default_threads
 
 BLOCK: Final = 1 << 21  # tokens that are counted at once
 LEAST: Final = 500 * 10**6  # bytes of memory
@@ -51,7 +50,6 @@ def tokens(
     min_probability: float = 0.0,
     max_contexts: int | None = None,
     memory: int = 2 * 10**9,
-    threads: int | None = None,
     resume: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
@@ -87,8 +85,7 @@ def tokens(
         store = reading.filled(begun, used_tokenizer, progress)
         read = meter.numbers()["seconds"]
         labels, numbers, kept = _counted(
-            store, reading, used_tokenizer, thresholds, memory=memory, threads=threads or default_threads(),
-            progress=progress,
+            store, reading, used_tokenizer, thresholds, memory=memory, progress=progress
         )  # fmt: skip
         with staged_file(out, force=force, inputs=inputs) as path:
             labels.save(path)
@@ -111,7 +108,7 @@ def tokens(
 
 def _counted(
     store: TokenStore, reading: Reading, tokenizer: Tokenizer | None, thresholds: Thresholds, *, memory: int,
-    threads: int, progress: Progress,
+    progress: Progress,
 ) -> tuple[LabelMatrix, TokenNumbers, list[Kept]]:  # fmt: skip
     """Count each length, filter by all lengths' next words, and make one matrix."""
     if store.tokens < 2:
@@ -121,11 +118,11 @@ def _counted(
     rank = np.zeros(int(order.max()) + 1, np.uint32)
     rank[order] = np.arange(len(order))
     packings = [Packing(length=length, symbols=len(order)) for length in reading.lengths]
+    counters = [Counter(folder=store.folder, packing=packing, memory=memory // 2) for packing in packings]
     following = np.zeros(len(order), np.int64)
-    for packing in packings:
-        with Counter.opened(store.folder, packing, memory=memory // 2, threads=threads) as counter:
-            count_blocks(store, counter, rank, block=BLOCK, across=reading.across, progress=progress)
-            following += counter.following(len(order))
+    for counter in counters:
+        count_blocks(store, counter, rank, block=BLOCK, across=reading.across, progress=progress)
+        following += counter.following(len(order))
     if not following.any():
         found = f"have no context of {reading.lengths[0]} tokens with a token after it"
         raise SettingError(
@@ -133,11 +130,10 @@ def _counted(
         )
     allowed, room = thresholds.allowed(following), memory // _PAIR
     kept: list[Kept] = []
-    for packing in packings:
-        progress.advance("putting counts together", len(kept), len(packings))
-        with Counter.opened(store.folder, packing, memory=memory // 2, threads=threads) as counter:
-            left = room - sum(len(k.count) for k in kept)
-            kept.append(filtered(counter.merged(), thresholds, words=packing.words, allowed=allowed, room=left))
+    for counter in counters:
+        progress.advance("putting counts together", len(kept), len(counters))
+        left, many = room - sum(len(k.count) for k in kept), counter.packing.words
+        kept.append(filtered(counter.merged(), thresholds, words=many, allowed=allowed, room=left))
     if not any(len(k.sizes) for k in kept):
         found = f"leave nothing of {sum(k.seen for k in kept):,} contexts"
         raise SettingError("thresholds", found, expected="a context or more", fix="lower them")
