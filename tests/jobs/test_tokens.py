@@ -430,6 +430,7 @@ def bad(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     (both / "a.csv").write_text("text\na")
     yield r"holds files of 2 kinds \(.csv, .txt\)", both, {}
     yield "context lengths: are 1, 1, expected different numbers", good, {"context": None, "lengths": [1, 1]}
+    yield "context lengths: are 1025, expected different numbers from 1 to 1024", good, {"context": 1025}
     yield "context: and lengths: one of them", good, {"lengths": [1]}
     yield "tokenizer: 'nonsense' is unknown, and no path", good, {"tokenizer": "nonsense"}
     yield "bpe:99 is too small, expected 257 or more", good, {"tokenizer": "bpe:99"}

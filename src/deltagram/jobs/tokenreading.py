@@ -17,6 +17,7 @@ from deltagram.progress import Progress
 from deltagram.training.huggingface import libraries, text_tokenizer
 
 _BPE: Final = "bpe:"
+LONGEST: Final = 1024  # tokens of a context
 DOCUMENTS: Final = ("line", "file")
 TOKENIZER: Final = "tokenizer.json"
 
@@ -39,9 +40,16 @@ class Reading:
     block: int
 
     def __post_init__(self) -> None:
-        if not self.lengths or min(self.lengths) < 1 or len(set(self.lengths)) < len(self.lengths):
+        if (
+            not self.lengths
+            or min(self.lengths) < 1
+            or max(self.lengths) > LONGEST
+            or len(set(self.lengths)) < len(self.lengths)
+        ):
             found = f"are {', '.join(map(str, self.lengths)) or 'not given'}"
-            raise SettingError("context lengths", found, expected="different numbers from 1, such as 1,2,3")
+            raise SettingError(
+                "context lengths", found, expected=f"different numbers from 1 to {LONGEST}, such as 1,2,3"
+            )
         for name, value, known in (("documents", self.documents, DOCUMENTS), ("dtype", self.dtype, DTYPES)):
             if value not in known:
                 raise SettingError(name, f"{value!r} is unknown", expected=" or ".join(known))

@@ -84,9 +84,7 @@ def tokens(
         used_tokenizer = reading.opened(begun.folder, progress)
         store = reading.filled(begun, used_tokenizer, progress)
         read = meter.numbers()["seconds"]
-        labels, numbers, kept = _counted(
-            store, reading, used_tokenizer, thresholds, memory=memory, progress=progress
-        )  # fmt: skip
+        labels, numbers, kept = _counted(store, reading, used_tokenizer, thresholds, memory=memory, progress=progress)
         with staged_file(out, force=force, inputs=inputs) as path:
             labels.save(path)
             numbers.append(path)
@@ -121,7 +119,8 @@ def _counted(
     counters = [Counter(folder=store.folder, packing=packing, memory=memory // 2) for packing in packings]
     following = np.zeros(len(order), np.int64)
     for counter in counters:
-        count_blocks(store, counter, rank, block=BLOCK, across=reading.across, progress=progress)
+        block = -(-BLOCK // counter.packing.words)  # so that long contexts take no more memory
+        count_blocks(store, counter, rank, block=block, across=reading.across, progress=progress)
         following += counter.following(len(order))
     if not following.any():
         found = f"have no context of {reading.lengths[0]} tokens with a token after it"
