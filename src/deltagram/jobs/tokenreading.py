@@ -78,8 +78,9 @@ class Reading:
         told: dict[str, Any] = {
             name: value for name, value in vars(self).items() if name not in ("corpus", "lengths", "tokenizer")
         }
+        own = self.tokenizer is None or self.tokenizer in NAMES or self.trained is not None
         path = Path(self.tokenizer or "")
-        inside = sorted(path.glob("*")) if path.is_dir() else [path] if path.is_file() else []
+        inside = [] if own else sorted(path.glob("*")) if path.is_dir() else [path] if path.is_file() else []
         files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in self.corpus.files]
         marks = [f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in inside]
         return {
