@@ -1,6 +1,7 @@
 """From text to supports: laws against a naive counter, permutations, splits, interruptions, and bad input."""
 
 import importlib
+import itertools
 import json
 import re
 import shutil
@@ -24,6 +25,8 @@ from deltagram.cli import app
 from deltagram.data.contexts import Packing
 from deltagram.data.labels import LabelMatrix
 from deltagram.data.ngramcounts import Counter as Database
+from deltagram.data.ngramcounts import Counts
+from deltagram.data.thresholds import Thresholds, filtered
 from deltagram.data.tokenlabels import TokenNumbers
 from deltagram.data.words import END
 from deltagram.errors import DeltagramError, ExtraError, OutputError, SettingError
@@ -45,7 +48,7 @@ NAIVE: dict[str, Callable[[str], list[Any]]] = {
 }
 WORDS = st.lists(st.sampled_from(["a", "b", "ab", "ä", "光,", "x.y"]), min_size=1, max_size=9).map(" ".join)
 LAW = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-Counts = dict[tuple[Any, ...], Counter[Any]]
+Naive = dict[tuple[Any, ...], Counter[Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +63,9 @@ def written(folder: Path, texts: Sequence[str], name: str = "corpus.txt") -> Pat
     return path
 
 
-def naive(documents: Sequence[Sequence[Any]], lengths: Sequence[int]) -> Counts:
+def naive(documents: Sequence[Sequence[Any]], lengths: Sequence[int]) -> Naive:
     """Straight from the definition: what follows each run of tokens inside a document."""
-    found: Counts = defaultdict(Counter)
+    found: Naive = defaultdict(Counter)
     for document in documents:
         for length in lengths:
             for at in range(length, len(document)):
@@ -70,12 +73,12 @@ def naive(documents: Sequence[Sequence[Any]], lengths: Sequence[int]) -> Counts:
     return dict(found)
 
 
-def counts(path: Path) -> Counts:
+def counts(path: Path) -> Naive:
     """What a file holds, by names of tokens."""
     labels, numbers = LabelMatrix.load(path), TokenNumbers.load(path)
     name = dict(zip(numbers.words.tolist(), labels.words, strict=True))
     many = labels.probabilities.multiply(labels.weights * labels.samples).tocsc()
-    found: Counts = {}
+    found: Naive = {}
     for column, row in enumerate(numbers.contexts.tolist()):
         span = slice(many.indptr[column], many.indptr[column + 1])
         key = tuple(name.get(n, n) for n in row if n >= 0)
@@ -86,7 +89,7 @@ def counts(path: Path) -> Counts:
     return found
 
 
-def known(expected: Counts, path: Path) -> Counts:
+def known(expected: Naive, path: Path) -> Naive:
     """The expected contexts as `counts` names them: a token that never comes next has a number alone."""
     numbers, labels = TokenNumbers.load(path), LabelMatrix.load(path)
     assert len(labels.contexts) == len(numbers.contexts)
@@ -94,7 +97,7 @@ def known(expected: Counts, path: Path) -> Counts:
     return {key: n for key, n in expected.items() if following.issuperset(key)}
 
 
-def check(expected: Counts, path: Path) -> None:
+def check(expected: Naive, path: Path) -> None:
     """Counts by names of contexts, where names tell them apart, and numbers where all their words are known."""
     labels, found = LabelMatrix.load(path), counts(path)
     assert labels.samples == sum(n.total() for n in expected.values())
@@ -186,7 +189,7 @@ def test_the_order_of_documents_changes_nothing(name: str, tmp_path: Path) -> No
 
 def test_counts_of_parts_add_up(tmp_path: Path) -> None:
     parts = [TEXTS[:2], TEXTS[2:]]
-    whole: Counts = defaultdict(Counter)
+    whole: Naive = defaultdict(Counter)
     for number, texts in enumerate(parts):
         tokens(written(tmp_path, texts, f"{number}.txt"), tmp_path / f"{number}.npz", context=1, tokenizer="char")
         for key, n in named(tmp_path / f"{number}.npz").items():
@@ -195,7 +198,7 @@ def test_counts_of_parts_add_up(tmp_path: Path) -> None:
     assert named(tmp_path / "all.npz") == dict(whole)
 
 
-def named(path: Path) -> Counts:
+def named(path: Path) -> Naive:
     """Counts by the names of contexts in the file."""
     labels = LabelMatrix.load(path)
     many = (labels.probabilities.toarray() * labels.weights * labels.samples).round().astype(int)
@@ -218,7 +221,7 @@ def test_thresholds_filter_samples_in_their_order(
     for n in counted.values():
         frequency += n
     allowed = sorted(frequency, key=lambda word: (-frequency[word], word))[:words]
-    kept: Counts = {}
+    kept: Naive = {}
     for key, n in counted.items():
         left = Counter({word: k for word, k in n.items() if word in allowed})
         passing = {w: k for w, k in left.items() if k >= pair and k / left.total() >= share}
@@ -579,3 +582,29 @@ def test_a_path_is_no_pattern(tmp_path: Path) -> None:
     folder.mkdir()
     tokens(written(folder, TEXTS), folder / "s.npz", context=1)
     assert LabelMatrix.load(folder / "s.npz").samples > 0
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_parts_may_end_anywhere(data: st.DataObject) -> None:
+    """Contexts of two words that go on from part to part are filtered as if there were one."""
+    rows = sorted(data.draw(st.sets(st.tuples(*[st.integers(0, 2)] * 3), min_size=1)))
+    count = np.array(data.draw(st.lists(st.integers(1, 4), min_size=len(rows), max_size=len(rows))))
+    a, b, w = np.array(rows, np.uint64).T
+    whole = Counts(words=(a, b), following=w.astype(np.uint32), count=count)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=4)))
+    parts = [
+        Counts(words=(a[i:j], b[i:j]), following=whole.following[i:j], count=count[i:j])
+        for i, j in itertools.pairwise([0, *cuts, len(rows)])
+    ]
+    told = Thresholds(
+        count=data.draw(st.integers(1, 6)), probability=data.draw(st.sampled_from([0, 0.4])),
+        contexts=data.draw(st.none() | st.integers(1, 2)),
+    )  # fmt: skip
+    one, several = (
+        filtered(given_parts, told, words=2, allowed=np.array([True, True, False]), room=99)
+        for given_parts in ([whole], parts)
+    )
+    for name in ("sizes", "following", "count"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(several, name))
+    assert (one.seen, one.samples) == (several.seen, several.samples) == (len({row[:2] for row in rows}), count.sum())
