@@ -64,7 +64,7 @@ db.execute("SET memory_limit='1500MB'; SET threads=2; SET preserve_insertion_ord
 db.execute(f"SET temp_directory='{sys.argv[2]}.spilled'")
 counted = f"SELECT k, count(*) AS n FROM '{sys.argv[2]}' GROUP BY k ORDER BY k"
 db.execute(f"COPY ({counted}) TO '{sys.argv[2]}.counted' (FORMAT parquet)")
-print(db.execute(f"SELECT count(*) FROM '{sys.argv[2]}.counted'").fetchone()[0])
+print(db.execute(f"SELECT count(*) FROM read_parquet('{sys.argv[2]}.counted')").fetchone()[0])
 """
 )
 
@@ -136,7 +136,7 @@ def whole(chosen: Namespace, folder: Path) -> None:
 def beside(chosen: Namespace, folder: Path) -> None:
     """A slice: the same trigrams by others."""
     many = int(float(chosen.slice))
-    corpus, ngrams, scratch = zipf(folder / f"zipf{many}.npy", many), folder / "ngrams.txt", folder / "scratch"
+    corpus, ngrams, scratch = zipf(folder / f"zipf{many}.npy", many), folder / "ngrams.txt", folder / "scratch.parquet"
     tokens = np.load(corpus)
     np.savetxt(ngrams, np.column_stack([tokens[:-2], tokens[1:-1], tokens[2:]]), fmt="%d")
     python = partial(child, sys.executable, "-c")
