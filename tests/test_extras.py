@@ -43,6 +43,7 @@ COMMANDS = (
     "train base labels.jsonl --out out --lora 2",
     "export base delta out --to lora --rank 2",
     "export base delta out --to peft-sparse",
+    "tokens texts.jsonl --context 1 -o s.npz --tokenizer base",
     f"inspect delta {MODELS}",
 )
 

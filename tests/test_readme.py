@@ -25,6 +25,7 @@ PAGES = [
     "docs/batches.md",
     "docs/losses.md",
     "docs/contrastive.md",
+    "docs/tokens.md",
     "docs/measuring.md",
     "docs/measuring-lm.md",
     "docs/predicting.md",

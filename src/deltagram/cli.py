@@ -19,6 +19,7 @@ from deltagram.commands import (
     prune,
     reproduce,
     select,
+    tokens,
     train,
 )  # fmt: skip
 from deltagram.errors import DeltagramError
@@ -50,7 +51,7 @@ app = typer.Typer(
 for command in (
     prune.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
     select.select, merge.merge, export.export, train.train, predict.predict, measure.measure, diagnose.diagnose,
-    demo.demo, reproduce.reproduce,
+    tokens.tokens, demo.demo, reproduce.reproduce,
 ):  # fmt: skip
     app.command()(command)
 

@@ -54,7 +54,7 @@ def _rename(text: str) -> tuple[str, str]:
     return old, new
 
 
-def parse_bytes(text: str) -> int:
+def parse_bytes(text: str, *, option: str = "--budget") -> int:
     """A size such as 20MB, 1.5GiB, 300kB or 4096, in bytes."""
     units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
     number = text.strip().upper()
@@ -62,9 +62,9 @@ def parse_bytes(text: str) -> int:
     try:
         size = int(float(number[: len(number) - len(unit)] if unit else number) * units[unit])
     except (KeyError, ValueError, OverflowError):
-        raise SettingError("--budget", f"{text!r} is not a size", expected="bytes, such as 20MB or 512KiB") from None
+        raise SettingError(option, f"{text!r} is not a size", expected="bytes, such as 20MB or 512KiB") from None
     if size <= 0:
-        raise SettingError("--budget", f"{text!r} is not positive")
+        raise SettingError(option, f"{text!r} is not positive")
     return size
 
 

@@ -11,10 +11,11 @@ from deltagram.jobs.prune import prune
 from deltagram.jobs.rescale import rescale
 from deltagram.jobs.restore import restore
 from deltagram.jobs.select import select
+from deltagram.jobs.tokens import tokens
 from deltagram.jobs.train import train
 from deltagram.jobs.verify import verify
 
 __all__ = [
     "demo", "diagnose", "export", "inspect", "measure", "merge", "predict", "prune", "rescale", "restore", "select",
-    "train", "verify",
+    "tokens", "train", "verify",
 ]  # fmt: skip

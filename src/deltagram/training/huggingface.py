@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from deltagram.data.words import Numbered, named
 from deltagram.errors import CheckpointError, ExtraError
 from deltagram.training.batches import I64
 
@@ -190,3 +191,14 @@ def _model_folder(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         raise CheckpointError(str(folder), "no config.json", expected="a Hugging Face model folder")
     return folder
+
+
+def text_tokenizer(transformers: Any, folder: Path) -> Numbered:
+    """The tokenizer in `folder` without the tokens it puts around a text; names are as it spells its tokens."""
+    found = _tokenizer(transformers, folder)
+
+    def ids(texts: Sequence[str]) -> list[list[int]]:
+        rows: list[list[int]] = found(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return rows
+
+    return Numbered(ids, named(found.get_vocab()), found.eos_token_id, str(folder))
