@@ -4,7 +4,6 @@ import importlib
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -27,7 +26,6 @@ from deltagram.data.labels import LabelMatrix
 from deltagram.data.ngramcounts import Counter as Database
 from deltagram.data.ngramcounts import Counts
 from deltagram.data.thresholds import Thresholds, filtered
-from deltagram.data.tokenlabels import TokenNumbers
 from deltagram.data.words import END
 from deltagram.errors import DeltagramError, ExtraError, OutputError, SettingError
 from deltagram.jobs import tokens
@@ -73,13 +71,21 @@ def naive(documents: Sequence[Sequence[Any]], lengths: Sequence[int]) -> Naive:
     return dict(found)
 
 
+def ids(labels: LabelMatrix) -> tuple[Any, Any]:
+    """Token numbers of words and contexts, which every file has."""
+    assert labels.word_ids is not None
+    assert labels.context_ids is not None
+    return labels.word_ids, labels.context_ids
+
+
 def counts(path: Path) -> Naive:
     """What a file holds, by names of tokens."""
-    labels, numbers = LabelMatrix.load(path), TokenNumbers.load(path)
-    name = dict(zip(numbers.words.tolist(), labels.words, strict=True))
+    labels = LabelMatrix.load(path)
+    words, contexts = ids(labels)
+    name = dict(zip(words.tolist(), labels.words, strict=True))
     many = labels.probabilities.multiply(labels.weights * labels.samples).tocsc()
     found: Naive = {}
-    for column, row in enumerate(numbers.contexts.tolist()):
+    for column, row in enumerate(contexts.tolist()):
         span = slice(many.indptr[column], many.indptr[column + 1])
         key = tuple(name.get(n, n) for n in row if n >= 0)
         found[key] = Counter()
@@ -91,8 +97,8 @@ def counts(path: Path) -> Naive:
 
 def known(expected: Naive, path: Path) -> Naive:
     """The expected contexts as `counts` names them: a token that never comes next has a number alone."""
-    numbers, labels = TokenNumbers.load(path), LabelMatrix.load(path)
-    assert len(labels.contexts) == len(numbers.contexts)
+    labels = LabelMatrix.load(path)
+    assert len(labels.contexts) == len(ids(labels)[1])
     following = set(labels.words)
     return {key: n for key, n in expected.items() if following.issuperset(key)}
 
@@ -139,12 +145,13 @@ def test_long_contexts_of_many_words_take_several_keys_and_stay_exact(tmp_path: 
     JOB.BLOCK = 9_001
     tokens(tmp_path / "t.npy", tmp_path / "s.npz", context=9)
     expected = naive([several.tolist()], [9])
-    found, numbers = LabelMatrix.load(tmp_path / "s.npz"), TokenNumbers.load(tmp_path / "s.npz")
-    assert {tuple(row) for row in numbers.contexts.tolist()} == set(expected)
-    for column, row in enumerate(numbers.contexts.tolist()):
+    found = LabelMatrix.load(tmp_path / "s.npz")
+    words, contexts = ids(found)
+    assert {tuple(row) for row in contexts.tolist()} == set(expected)
+    for column, row in enumerate(contexts.tolist()):
         p = found.probabilities[:, [column]].tocoo()
         n = expected[tuple(row)]
-        assert dict(zip(numbers.words[p.coords[0]].tolist(), (p.data * n.total()).round().tolist(), strict=True)) == n
+        assert dict(zip(words[p.coords[0]].tolist(), (p.data * n.total()).round().tolist(), strict=True)) == n
 
 
 @pytest.mark.parametrize("name", ["bpe:300", "folder", "file"])
@@ -507,14 +514,10 @@ def test_token_numbers_are_those_of_the_tokenizer(tmp_path: Path) -> None:
     corpus = written(tmp_path, TEXTS)
     tokens(corpus, tmp_path / "s.npz", lengths=[1, 2], tokenizer="bpe:300")
     made = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    labels, numbers = LabelMatrix.load(tmp_path / "s.npz"), TokenNumbers.load(tmp_path / "s.npz")
-    assert [made.id_to_token(n) for n in numbers.words.tolist()] == list(labels.words)
-    names = [" ".join(made.id_to_token(n) for n in row if n >= 0) for row in numbers.contexts.tolist()]
-    assert names == list(labels.contexts)
-    shutil.copy(tmp_path / "s.npz", tmp_path / "copy.npz")
-    labels.save(tmp_path / "copy.npz")
-    with pytest.raises(SettingError, match="holds no token numbers"):
-        TokenNumbers.load(tmp_path / "copy.npz")
+    labels = LabelMatrix.load(tmp_path / "s.npz")
+    words, contexts = ids(labels)
+    assert [made.id_to_token(n) for n in words.tolist()] == list(labels.words)
+    assert [" ".join(made.id_to_token(n) for n in row if n >= 0) for row in contexts.tolist()] == list(labels.contexts)
 
 
 def test_the_command_line_tells_what_supports_there_are(tmp_path: Path) -> None:

@@ -1,10 +1,8 @@
-"""Kept contexts of a corpus as a LabelMatrix, with the token numbers behind its names."""
+"""Kept contexts of a corpus as a LabelMatrix."""
 
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Self
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 from scipy import sparse
@@ -16,43 +14,11 @@ from deltagram.data.thresholds import Kept, joined
 from deltagram.errors import SettingError
 
 NAMED: Final = 500_000  # contexts up to which they are named: beyond, names take more memory than counts
-_ARRAYS: Final = ("word_tokens", "context_tokens")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TokenNumbers:
-    """Token numbers of a LabelMatrix: of its words (word), and of its contexts (context, position).
-
-    Shorter contexts stand at the right, -1 before them.
-    """
-
-    words: I64
-    contexts: I64
-
-    def append(self, path: Path) -> None:
-        """Add them to a file that `LabelMatrix.save` wrote, which `LabelMatrix.load` reads as before."""
-        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
-            for name, array in zip(_ARRAYS, (self.words, self.contexts), strict=True):
-                entry = zipfile.ZipInfo(f"{name}.npy")  # of no date: the same numbers are the same bytes
-                entry.compress_type = zipfile.ZIP_DEFLATED
-                with archive.open(entry, "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, array, allow_pickle=False)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """What `append` wrote. Raises SettingError for a file without token numbers."""
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(words=file[_ARRAYS[0]], contexts=file[_ARRAYS[1]])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as fault:
-            reason = " ".join(str(fault).split())[:120]
-            found = f"holds no token numbers ({reason})"
-            raise SettingError(str(path), found, expected="what `tokens` writes") from None
 
 
 def label_matrix(
     kept: Sequence[tuple[Packing, Kept]], *, tokens: I64, names: Sequence[str], joined_by: str, contexts: int | None
-) -> tuple[LabelMatrix, TokenNumbers]:
+) -> LabelMatrix:
     """Contexts of one or several lengths, the most frequent first (ties: the shorter, then in order of keys).
 
     `tokens` are the token numbers of ranks in keys, `names` those of token numbers; `contexts` how many stay at most.
@@ -76,12 +42,12 @@ def label_matrix(
     if len(used) < 2:
         found = f"leave one next word ({names[tokens[used[0]]]!r}), which is always right"
         raise SettingError("thresholds", found, expected="two words or more that follow contexts", fix="lower them")
-    found_numbers = TokenNumbers(words=tokens[used], contexts=numbers[order])
+    ids = numbers[order]
     labels = LabelMatrix.of_counts(
         counts, words=[names[number] for number in tokens[used]],
-        contexts=_named(found_numbers.contexts, names, joined_by) if len(order) <= NAMED else (),
+        contexts=_named(ids, names, joined_by) if len(order) <= NAMED else (),
     )  # fmt: skip
-    return labels, found_numbers
+    return replace(labels, word_ids=tokens[used], context_ids=ids)
 
 
 def _named(contexts: I64, names: Sequence[str], joined_by: str) -> list[str]:

@@ -14,7 +14,7 @@ from deltagram.data.ngramcounts import Counter
 from deltagram.data.supportsummary import summarise
 from deltagram.data.thresholds import Kept, Thresholds, filtered
 from deltagram.data.tokenise import count_blocks
-from deltagram.data.tokenlabels import NAMED, TokenNumbers, label_matrix
+from deltagram.data.tokenlabels import NAMED, label_matrix
 from deltagram.data.tokenstore import TokenStore
 from deltagram.data.words import Tokenizer
 from deltagram.errors import SettingError
@@ -57,7 +57,7 @@ def tokens(
     """Count what follows each context of `context` tokens (or of several `lengths`) in a corpus, exactly.
 
     `corpus` is a file or folder of texts or token numbers; docs/tokens.md says how each is read. Writes a LabelMatrix
-    (`LabelMatrix.load`) with token numbers (`TokenNumbers.load`) to `out`, and beside it the tokenizer.json of a
+    (`LabelMatrix.load`) with token numbers to `out`, and beside it the tokenizer.json of a
     byte-pair encoding that was trained (`bpe:SIZE`). Thresholds filter samples, see `data.thresholds`. `memory` in
     bytes bounds counting and what may be kept; the rest goes to the folder `OUT.tokens`.
 
@@ -84,10 +84,9 @@ def tokens(
         used_tokenizer = reading.opened(begun.folder, progress)
         store = reading.filled(begun, used_tokenizer, progress)
         read = meter.numbers()["seconds"]
-        labels, numbers, kept = _counted(store, reading, used_tokenizer, thresholds, memory=memory, progress=progress)
+        labels, kept = _counted(store, reading, used_tokenizer, thresholds, memory=memory, progress=progress)
         with staged_file(out, force=force, inputs=inputs) as path:
             labels.save(path)
-            numbers.append(path)
         if beside is not None:
             with staged_file(beside, force=force, inputs=inputs) as path:
                 path.write_bytes((store.folder / TOKENIZER).read_bytes())
@@ -107,7 +106,7 @@ def tokens(
 def _counted(
     store: TokenStore, reading: Reading, tokenizer: Tokenizer | None, thresholds: Thresholds, *, memory: int,
     progress: Progress,
-) -> tuple[LabelMatrix, TokenNumbers, list[Kept]]:  # fmt: skip
+) -> tuple[LabelMatrix, list[Kept]]:  # fmt: skip
     """Count each length, filter by all lengths' next words, and make one matrix."""
     if store.tokens < 2:
         found = f"holds {store.tokens} token{'s' * (store.tokens != 1)} in {store.documents:,} documents"
@@ -137,11 +136,11 @@ def _counted(
         found = f"leave nothing of {sum(k.seen for k in kept):,} contexts"
         raise SettingError("thresholds", found, expected="a context or more", fix="lower them")
     own = tokenizer is not None and tokenizer.by_name
-    labels, numbers = label_matrix(
+    labels = label_matrix(
         list(zip(packings, kept, strict=True)), tokens=np.arange(len(order)) if own else order, names=names,
         joined_by=tokenizer.joined_by if tokenizer is not None else " ", contexts=thresholds.contexts,
     )  # fmt: skip
-    return labels, numbers, kept
+    return labels, kept
 
 
 def _vocabulary(store: TokenStore, tokenizer: Tokenizer | None) -> tuple[I64, Sequence[str]]:
