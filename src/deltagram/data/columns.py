@@ -53,6 +53,18 @@ def read_columns(source: str, wanted: Sequence[str], *, split: str | None) -> Co
         raise SettingError(source, f"cannot be read ({fault.strerror or fault})", fix="check the path") from None
 
 
+def json_object(line: str, where: str) -> dict[str, object]:
+    """A line of JSON lines. Raises SettingError, which says `where`, for anything but an object."""
+    expected = 'an object a line, such as {"text": "..."}'
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as fault:
+        raise SettingError(where, f"is not JSON ({getattr(fault, 'msg', fault)})", expected=expected) from None
+    if not isinstance(row, dict):
+        raise SettingError(where, f"is a JSON {_kind(row)}", expected=expected)
+    return row
+
+
 def _json_lines(source: str, wanted: Sequence[str]) -> Columns:  # noqa: ARG001 - the interface of a reader
     rows: list[dict[str, object]] = []
     number: list[int] = []
@@ -60,15 +72,7 @@ def _json_lines(source: str, wanted: Sequence[str]) -> Columns:  # noqa: ARG001 
         if not line.strip():
             continue
         where = f"{source}, line {at}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as fault:
-            found = f"is not JSON ({getattr(fault, 'msg', fault)})"
-            raise SettingError(where, found, expected='an object a line, such as {"text": "..."}') from None
-        if not isinstance(row, dict):
-            expected = 'an object a line, such as {"text": "..."}'
-            raise SettingError(where, f"is a JSON {_kind(row)}", expected=expected)
-        rows.append(row)
+        rows.append(json_object(line, where))
         number.append(at)
     names = dict.fromkeys(name for row in rows for name in row)
     return Columns(cells={name: [row.get(name) for row in rows] for name in names}, number=number, unit="line")

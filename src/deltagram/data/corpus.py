@@ -1,12 +1,12 @@
 """A corpus as a stream of documents: text, JSON lines, CSV, TSV or Parquet, one document in memory at a time."""
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from deltagram.data.columns import json_object
 from deltagram.errors import ExtraError, SettingError
 
 ARRAYS: Final = (".npy", ".bin")
@@ -111,13 +111,7 @@ def _json_lines(path: Path, column: str) -> Documents:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as fault:
-            found = f"is not JSON ({getattr(fault, 'msg', fault)})"
-            raise SettingError(where, found, expected='an object a line, such as {"text": "..."}') from None
-        if not isinstance(row, dict):
-            raise SettingError(where, "is no JSON object", expected='an object a line, such as {"text": "..."}')
+        row = json_object(line, where)
         _column(where, column, list(row))
         yield _text(where, column, row[column]), at
 
