@@ -50,8 +50,8 @@ check: $(VENV)/.dev  ## formatting, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## everything CI runs
-	$(BIN)/python -m pytest
+test: check  ## everything CI runs; a file of tests at a time on each of two cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 format: $(VENV)/.dev  ## put the code in form
 	$(BIN)/ruff format
