@@ -62,7 +62,7 @@ def _minimum(told: Mapping[str, Any]) -> dict[str, Any]:
     found = minimise(free, batches if vectors is not None else with_positives(batches, label))
     return measured(found, vectors) | {
         "predicted": distance(found.geometry().means, _prediction(told, vectors, copies).means),
-        "audit": audit.verdict,
+        "audit": audit.verdict, "starts": found.starts,
     }  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def walk(
     bench: Bench, *, counts: Sequence[int], temperature: float, batching: str, size: int, rate: float, near: float,
     epochs: int, seed: int,
 ) -> Row:  # fmt: skip
-    """Gradient steps on batches until the Gram of class means is `near` the frame: after which epoch, and how many samples.
+    """Gradient steps on batches until the Gram of class means is `near` the frame: after how many epochs and samples.
 
     Where it never is in `epochs`, these are the last ones, and `reached` says no.
     """

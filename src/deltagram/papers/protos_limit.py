@@ -13,7 +13,7 @@ from deltagram.seeds import key
 
 
 def limit(bench: Bench, claim: Claim) -> Checked:
-    """Q3: value and gradient against cross-entropy as copies grow; prototypes that are anchors tend to another limit."""
+    """Q3: value and gradient against cross-entropy as copies grow; prototypes as anchors tend to another limit."""
     s = claim.settings
 
     def work(seed: int) -> tuple[Numbers, list[dict[str, Any]]]:

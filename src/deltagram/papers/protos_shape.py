@@ -1,5 +1,6 @@
 """Prototypes: embeddings take the prototypes' geometry (Q1), the more of them there are (Q2)."""
 
+from itertools import pairwise
 from typing import Any
 
 from deltagram.papers import contrastnets as nets
@@ -47,7 +48,9 @@ def aligns(bench: Bench, claim: Claim) -> Checked:
             "net_skewed": found["skewed"]["to_etf"] - found["skewed"]["to_target"],
             "control_net_equal": found["equal"]["to_target"] - found["skewed"]["to_target"],
             **accuracy,
-        }, [*({"name": name, **row} for name, row in free.items()), *found.values(), *plain.values(), *more]  # fmt: skip
+        }, [
+            *({"name": name, **row} for name, row in free.items()), *found.values(), *plain.values(), *more
+        ]  # fmt: skip
 
     return averaged(bench, work)
 
@@ -62,25 +65,23 @@ def _beside(bench: Bench, claim: Claim, seed: int) -> list[dict[str, Any]]:
 
 
 def sweep(bench: Bench, claim: Claim) -> Checked:
-    """Q2: distances to the simplex over the copies, and to the frame, which one copy is enough for, with any batches."""
+    """Q2: distances to the simplex over the copies, and to the frame, for which one copy is enough in any batches."""
     s = claim.settings
     t, counts = s["temperature"], s["counts"]
 
     def work(seed: int) -> Both:
-        def ended(copies: float, **more: Any) -> Row:
-            design = more.pop("design", "etf") if copies else None
-            return minimum(
-                bench, counts=counts, temperature=t, seed=seed, design=design, copies=copies or 1.0, **more
-            )  # fmt: skip
+        def ended(copies: float, design: str, **more: Any) -> Row:
+            held = {"design": design, "copies": copies} if copies else {}
+            return minimum(bench, counts=counts, temperature=t, seed=seed, **held, **more)
 
-        simplex = {copies: ended(copies, features="free") for copies in s["copies"]}
-        frame = {copies: ended(copies, design="of", batching="random") for copies in s["copies"]}
+        simplex = {copies: ended(copies, "etf", features="free") for copies in s["copies"]}
+        frame = {copies: ended(copies, "of", batching="random") for copies in s["copies"]}
         far = [simplex[copies]["to_etf"] for copies in s["copies"]]
         many = [simplex[copies] for copies in s["copies"] if copies >= s["many"]]
         few = [simplex[copies] for copies in s["copies"] if copies < s["many"]]
         more = _swept(bench, claim, seed) if bench.scale.full else []
         return {
-            "least_fall": min(one - other for one, other in zip(far, far[1:], strict=False)),
+            "least_fall": min(one - other for one, other in pairwise(far)),
             "end": far[-1],
             "predicted": max(row["predicted"] for row in many),
             "predicted_few": max(row["predicted"] for row in few),

@@ -6,7 +6,7 @@ are projected onto what is not negative instead.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -21,8 +21,7 @@ from deltagram.geometry.moments import ClassMoments
 from deltagram.geometry.problem import Problem
 from deltagram.seeds import key
 
-_KICK: Final = 1e-3  # out of a saddle, as two classes on one coordinate are
-_KICKS: Final = 3
+_STARTS: Final = 8  # of which the best is taken where the bound is not attained
 _AT_BOUND: Final = 1e-9  # relative; what quasi-Newton steps in float64 surpass
 
 
@@ -56,9 +55,9 @@ class FreeEmbeddings:
         counts = np.asarray(self.counts, np.int64)
         return np.repeat(np.arange(len(counts)), counts)
 
-    def begin(self, seed: int | None = None) -> F64:
-        """Vectors as they are drawn."""
-        number = key(self.seed if seed is None else seed, "free embeddings")
+    def begin(self, start: int = 0) -> F64:
+        """Vectors as they are drawn; `start` is another draw."""
+        number = key(self.seed, "free embeddings" if not start else f"free embeddings, start {start}")
         drawn, size = np.random.Generator(np.random.Philox(key=number)), (len(self.labels), self.dim)
         return unit(drawn.uniform(size=size) if self.features == "relu" else drawn.standard_normal(size))
 
@@ -89,12 +88,16 @@ def unit(vectors: F64) -> F64:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embedded:
-    """Where free embeddings are: vectors (sample, dim), the loss of the batches and, with a ReLU, its lower bound."""
+    """Where free embeddings are: vectors (sample, dim), the loss of the batches and, with a ReLU, its lower bound.
+
+    `starts` were needed to come there.
+    """
 
     vectors: F64
     moments: ClassMoments
     loss: float
     bound: float | None
+    starts: int = 1
 
     @classmethod
     def of(cls, free: FreeEmbeddings, vectors: F64, *, loss: float, bound: float | None) -> "Embedded":
@@ -120,19 +123,16 @@ class Embedded:
 def minimise(free: FreeEmbeddings, batches: Sequence[ArrayLike] | None = None) -> Embedded:
     """The minimum of the loss summed over `batches` (one of all samples) from the start that the seed draws.
 
-    Quasi-Newton steps that keep what must not be negative from it. Where they end above the lower bound they go on from
-    a point beside it: two classes on one coordinate are a saddle.
+    Quasi-Newton steps that keep what must not be negative from it. Where they end above the lower bound, other starts
+    follow: classes that share a coordinate, while others hold all the rest, are a local minimum. The best is returned.
     """
     chosen = [np.arange(len(free.labels))] if batches is None else [np.asarray(batch) for batch in batches]
-    bound = free.bound(chosen) if free.features == "relu" else None
-    at, drawn = free.begin(), np.random.Generator(np.random.Philox(key=key(free.seed, "kicks")))
-    found = _quasi_newton(free, chosen, at)
-    for _ in range(_KICKS):
-        if bound is None or found.loss - bound <= _AT_BOUND * max(1.0, abs(bound)):
+    found = _quasi_newton(free, chosen, free.begin())
+    for start in range(1, _STARTS):
+        if found.bound is None or found.gap <= _AT_BOUND:
             break
-        beside = unit(found.vectors + _KICK * drawn.uniform(size=found.vectors.shape))
-        again = _quasi_newton(free, chosen, beside)
-        found = again if again.loss < found.loss else found
+        again = _quasi_newton(free, chosen, free.begin(start))
+        found = replace(again if again.loss < found.loss else found, starts=start + 1)
     return found
 
 
