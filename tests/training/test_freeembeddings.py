@@ -41,7 +41,7 @@ def test_without_a_relu_it_is_the_class_level_program(seed: int) -> None:
 
 def test_a_start_that_ends_above_the_bound_is_followed_by_others() -> None:
     """Three rare classes on the one coordinate that frequent ones left: a local minimum."""
-    found = minimise(FreeEmbeddings(counts=[200, 200, 200, 2, 2, 2], dim=12, temperature=0.5))
+    found = minimise(FreeEmbeddings(counts=[60, 60, 60, 2, 2, 2], dim=12, temperature=0.5, seed=3))
     assert found.starts > 1
     assert abs(found.gap) < 1e-9
 
