@@ -105,9 +105,10 @@ def row(**given: Any) -> dict[str, Any]:
     """A network that nothing was trained for."""
     steps = [{"epoch": epoch, "gram_distance_predicted_means": 0.3} for epoch in (1, 3)]
     contrast = {"sampler": "shuffled"}
+    gram = [[1.0, 0.0], [0.0, 1.0]]
     return {
-        "to_of": 0.1, "to_etf": 0.4, "to_target": 0.1, "beta_nc": 0.0, "spread": 0.0, "counts": [24, 6], "balanced": 0.9,
-        "gram": [[1.0, 0.0], [0.0, 1.0]], "steps": 9, "epochs": 3, "trajectory": steps, "contrast": contrast, **given,
+        "to_of": 0.1, "to_etf": 0.4, "to_target": 0.1, "beta_nc": 0.0, "spread": 0.0, "counts": [24, 6],
+        "balanced": 0.9, "gram": gram, "steps": 9, "epochs": 3, "trajectory": steps, "contrast": contrast, **given,
     }  # fmt: skip
 
 
@@ -219,7 +220,7 @@ def test_a_network_is_measured_as_it_is(bench: Bench) -> None:
     """Numbers of a run beside plain arithmetic on its embeddings."""
     found = contrastnets.run(bench, "squares", "step:4", seed=0)
     data = nets._images(bench.images["squares"], "step:4:40", 0)
-    features, _, classes = nets._features(bench.folder / found["net"], data)
+    features, _, classes = nets.seen_by_head(bench.folder / found["net"], data)
     label = np.array([classes.index(name) for name in data.label])
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     means = np.stack([unit[label == c].mean(0) for c in range(4)])
@@ -233,7 +234,7 @@ def test_a_network_is_measured_as_it_is(bench: Bench) -> None:
     assert [step["epoch"] for step in found["trajectory"]] == [1, 2, 3]
     free = contrastnets.run(bench, "squares", "step:4", seed=0, contrast=Contrast(design="etf", copies=9.0, free=True))
     assert free["to_target"] == pytest.approx(free["to_etf"], abs=1e-6)
-    assert nets._features(bench.folder / free["net"], data)[0].min() < 0
+    assert nets.seen_by_head(bench.folder / free["net"], data)[0].min() < 0
 
 
 def test_folders_tell_networks_apart() -> None:

@@ -4,7 +4,7 @@ Class means are not centred: the frame that they are held against is of the embe
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +17,12 @@ from deltagram.geometry import predict
 from deltagram.geometry.contrastive import supervised_contrastive
 from deltagram.geometry.designnames import named_prototypes
 from deltagram.geometry.frames import orthogonal_frame
-from deltagram.geometry.gram import Geometry, norms
+from deltagram.geometry.gram import Geometry
 from deltagram.geometry.matrix import Matrix, distance
 from deltagram.geometry.measure import collapse
 from deltagram.geometry.moments import ClassMoments
 from deltagram.papers.bench import Bench
-from deltagram.papers.nets import Contrast, Net, _features, by_size, groups, made
+from deltagram.papers.nets import Contrast, Net, by_size, groups, made, seen_by_head
 from deltagram.papers.points import SNAPSHOTS, Row
 from deltagram.records import Record
 from deltagram.training.freefeatures import log_spaced
@@ -70,7 +70,7 @@ def _measured(folder: Path, data: Images, net: Net, known: Mapping[str, Any]) ->
     `to_of`, `to_etf`, `to_target` are distances of Grams; `beta_nc` is tr(S_W S_B^+) / k, and `spread` tr S_W / tr S_B,
     which sees also what is at right angles to all class means. `gram` (class, class) is of norm 1.
     """
-    features, _, classes = _features(folder, data)
+    features, _, classes = seen_by_head(folder, data)
     label = np.asarray(class_index(data.label, classes, source=data.source))
     compared = features if net.contrast is None else features / np.linalg.norm(features, axis=1, keepdims=True)
     moments = ClassMoments.of(compared, label, classes=len(classes))
@@ -118,16 +118,3 @@ def design(name: str, counts: F64, *, dim: int | None = None) -> Geometry:
 def moved(one: Row, other: Row) -> float:
     """The distance of the Grams of two networks."""
     return float(np.linalg.norm(np.asarray(one["gram"]) - np.asarray(other["gram"])))
-
-
-def at_epochs(row: Row, epochs: Sequence[int]) -> dict[str, float]:
-    """Distances to the target on the way, after so many epochs."""
-    by_epoch = {step["epoch"]: step["gram_distance_predicted_means"] for step in row["trajectory"]}
-    return {f"epoch_{epoch}": by_epoch[epoch] for epoch in epochs}
-
-
-def ratio(geometry: Geometry, counts: F64) -> float:
-    """Squared norms of class means, frequent over rare classes."""
-    few, many = groups(counts)
-    sizes = np.square(norms(geometry.means))
-    return float(sizes[many].mean() / sizes[few].mean())

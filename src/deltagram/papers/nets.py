@@ -207,7 +207,7 @@ def measured(folder: Path, data: Images, net: Net, known: Mapping[str, Any]) -> 
     Class means are centred by Remark 2 of arXiv 2303.07608. `majority` and `minority` are recalls on the test over
     the classes above and below the geometric mean of the largest and the smallest count (all, if counts are equal).
     """
-    features, w, classes = _features(folder, data)
+    features, w, classes = seen_by_head(folder, data)
     label = np.asarray(class_index(data.label, classes, source=data.source))
     moments = ClassMoments.of(features, label, classes=len(w), scatter="trace")
     counts = moments.counts.astype(np.float64)
@@ -246,7 +246,7 @@ def _problem(net: Net, counts: list[int]) -> Problem:
     return FreeFeatures(loss=loss_of(net.loss, counts, gamma=net.gamma), counts=counts, dim=len(counts)).problem
 
 
-def _features(folder: Path, data: Images) -> tuple[F64, F64, tuple[str, ...]]:
+def seen_by_head(folder: Path, data: Images) -> tuple[F64, F64, tuple[str, ...]]:
     """What the head sees of each image, the head's weights, and the names of its classes."""
     import torch  # noqa: PLC0415 - an extra
 

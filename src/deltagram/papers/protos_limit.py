@@ -9,6 +9,7 @@ from deltagram.geometry.designs import simplex
 from deltagram.papers.bench import Bench
 from deltagram.papers.claims import Claim
 from deltagram.papers.measured import Checked, Numbers, averaged
+from deltagram.papers.points import Row
 from deltagram.seeds import key
 
 
@@ -16,13 +17,8 @@ def limit(bench: Bench, claim: Claim) -> Checked:
     """Q3: value and gradient against cross-entropy as copies grow; prototypes as anchors tend to another limit."""
     s = claim.settings
 
-    def work(seed: int) -> tuple[Numbers, list[dict[str, Any]]]:
-        rows = [
-            told | bench.notes.once(told, lambda told=told: _measured(told))
-            for t in s["temperatures"] for copies in s["copies"]
-            for told in [{"free": "limit of copies", "classes": s["classes"], "batch": s["batch"], "dim": s["dim"],
-                          "temperature": t, "copies": copies, "seed": seed}]
-        ]  # fmt: skip
+    def work(seed: int) -> tuple[Numbers, list[Row]]:
+        rows = [_row(bench, s, t, copies, seed) for t in s["temperatures"] for copies in s["copies"]]
         by_t = [[row for row in rows if row["temperature"] == t] for t in s["temperatures"]]
         slopes = {part: [_slope(some, part) for some in by_t] for part in ("value", "gradient", "other")}
         last = [some[-1] for some in by_t]
@@ -38,7 +34,13 @@ def limit(bench: Bench, claim: Claim) -> Checked:
     return averaged(bench, work)
 
 
-def _slope(rows: list[dict[str, Any]], part: str) -> float:
+def _row(bench: Bench, settings: Mapping[str, Any], temperature: float, copies: float, seed: int) -> Row:
+    sizes = {name: settings[name] for name in ("classes", "batch", "dim")}
+    told = {"free": "limit of copies", **sizes, "temperature": temperature, "copies": copies, "seed": seed}
+    return told | bench.notes.once(told, lambda: _measured(told))
+
+
+def _slope(rows: list[Row], part: str) -> float:
     """Of the logarithm of an error against that of the copies."""
     return float(np.polyfit(np.log([row["copies"] for row in rows]), np.log([row[part] for row in rows]), 1)[0])
 

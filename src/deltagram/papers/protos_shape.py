@@ -71,7 +71,7 @@ def sweep(bench: Bench, claim: Claim) -> Checked:
 
     def work(seed: int) -> Both:
         def ended(copies: float, design: str, **more: Any) -> Row:
-            held = {"design": design, "copies": copies} if copies else {}
+            held: dict[str, Any] = {"design": design, "copies": copies} if copies else {}
             return minimum(bench, counts=counts, temperature=t, seed=seed, **held, **more)
 
         simplex = {copies: ended(copies, "etf", features="free") for copies in s["copies"]}
