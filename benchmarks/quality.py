@@ -46,6 +46,7 @@ def tuned(bench: Bench, task: Task) -> Tuned:
         return {
             "adamw": lambda: kjv.tuned(bench),
             "adamr": lambda: kjv.tuned(bench, name="kjv-adamr", pull="l2", strength=STRENGTH),
+            "lora": lambda: kjv.tuned(bench, name="kjv-lora8", lora=8, learning_rate=1e-3),
         }
     return {
         "adamw": lambda: bench.tuned(task, name=task.name),

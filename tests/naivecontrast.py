@@ -38,7 +38,7 @@ def terms(
         if many <= 0:
             found.append(None)
         elif inside:
-            found.append(math.log(total / pulled))
+            found.append(math.log(total / (pulled / many)))
         else:
             found.append(math.log(total) - drawn / many)
     return found

@@ -15,6 +15,7 @@ from deltagram.geometry.additive import Additive
 from deltagram.geometry.admissible import admissible, matching_copies
 from deltagram.geometry.admissiblenearest import nearest_admissible
 from deltagram.geometry.designs import minority, minority_angle, orthogonal, placed, simplex
+from deltagram.geometry.headmatch import head_mismatch
 from deltagram.geometry.separation import bounds, largest, separation
 
 
@@ -66,6 +67,7 @@ def test_separation_in_every_dimension(k: int, dim: int, seed: int) -> None:
     assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(np.ones(k), abs=1e-12)
     assert largest(found.vectors) == pytest.approx(found.max_cosine, abs=1e-12)
     assert all(found.max_cosine >= bound - 1e-9 for bound in found.bounds.values())
+    assert head_mismatch(found.vectors @ found.vectors.T, "none") is None  # they balance
     if found.exact:
         assert found.max_cosine == pytest.approx(found.bound, abs=1e-12)
 
@@ -161,7 +163,7 @@ def test_what_is_no_design_is_said() -> None:
     assert few.reasons == ("the rank is 3: 2 dimensions are too few",)
 
 
-@pytest.mark.parametrize("shape", [(4, 2), (10, 4), (5, 2), (7, 3)])
+@pytest.mark.parametrize("shape", [(4, 2), (10, 4), (5, 2), (7, 3), (8, 5), (7, 5)])
 def test_below_full_rank_other_cosines_do_at_a_temperature(shape: tuple[int, int]) -> None:
     w = separation(*shape).vectors
     gram = w @ w.T

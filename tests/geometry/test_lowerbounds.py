@@ -24,7 +24,7 @@ def reduced(found: list[float | None], weights: list[float], reduction: str) -> 
     total = sum(t * w for t, w in kept)
     if reduction == "sum":
         return total
-    by = len(kept) if reduction == "mean" else len(found)
+    by = sum(w for _, w in kept) if reduction == "mean" else sum(weights)
     return total / by if kept else 0.0
 
 
@@ -37,7 +37,7 @@ def test_the_frame_attains_it_and_others_do_not_go_below(
     labels = np.repeat(np.arange(len(counts)), counts)
     weight = rng.uniform(0.1, 3, len(counts))
     bound = full_batch_bound(
-        counts, temperature=temperature, reduction=reduction, class_weight=weight, inside=inside
+        counts, temperature=temperature, reduction=reduction, class_weight=weight
     )  # fmt: skip
 
     def loss(h: F64) -> float:
@@ -58,7 +58,7 @@ def test_with_prototypes(counts: list[int], temperature: float, inside: bool, an
     k = len(counts)
     labels = np.repeat(np.arange(k), counts)
     copies = rng.integers(1, 5, k) if anchors else rng.uniform(0.2, 5, k)
-    bound = full_batch_bound(counts, temperature=temperature, copies=copies, inside=inside, prototype_anchors=anchors)
+    bound = full_batch_bound(counts, temperature=temperature, copies=copies, prototype_anchors=anchors)
     w = orthogonal(k)
 
     def loss(h: F64) -> float:

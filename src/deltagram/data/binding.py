@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from itertools import count, repeat
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deltagram.data.dealt import Dealt
 from deltagram.data.imbalance import I64, checked_labels
 from deltagram.data.ownbatches import Batches, OwnBatches, checked_indices
 from deltagram.data.rounds import Draw, by_class, check_least
@@ -17,7 +18,7 @@ DUPLICATES: Final = ("skip", "keep")
 _DRAWN = 1 << 20  # random words at once
 
 
-class BindingBatchSampler:
+class BindingBatchSampler(Dealt):
     """Batches, and in each of them `per_class` bound examples of every class (arXiv 2306.07960, section 5.2).
 
     `batch_sampler=` of torch's DataLoader. A batch is its own samples and, at its end, the bound ones, class after
@@ -80,16 +81,7 @@ class BindingBatchSampler:
                 fix="take larger batches, or bind fewer by `examples`",
             )  # fmt: skip
         self.per_class, self.rotate, self.duplicates, self.drop_last = per_class, rotate, duplicates, drop_last
-        self.seed, self.rank, self.num_replicas, self.epoch = seed, rank, num_replicas, 0
-
-    @property
-    def sampler(self) -> Self:
-        """Itself: what accelerate calls `set_epoch` of when it has wrapped a batch sampler."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of this epoch from now on."""
-        self.epoch = epoch
+        super().__init__(seed=seed, rank=rank, num_replicas=num_replicas)
 
     def __len__(self) -> int:
         return len(self._own)

@@ -1,18 +1,18 @@
 """Batches enlarged by random samples: the control for batch size that a comparison with bound batches needs."""
 
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deltagram.data.dealt import Dealt
 from deltagram.data.imbalance import checked_labels
 from deltagram.data.ownbatches import Batches, OwnBatches
 from deltagram.data.rounds import Draw, check_least
 from deltagram.errors import SettingError
 
 
-class EnlargedBatchSampler:
+class EnlargedBatchSampler(Dealt):
     """Batches, and at the end of each `extra` samples drawn from all others, without regard to their classes.
 
     Takes and deals batches as `BindingBatchSampler` does: with as many `extra` as classes it makes steps of the same
@@ -45,16 +45,7 @@ class EnlargedBatchSampler:
         )  # fmt: skip
         self._check(batch_size or 0, extra)
         self.extra, self.drop_last = extra, drop_last
-        self.seed, self.rank, self.num_replicas, self.epoch = seed, rank, num_replicas, 0
-
-    @property
-    def sampler(self) -> Self:
-        """Itself: what accelerate calls `set_epoch` of when it has wrapped a batch sampler."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of this epoch from now on."""
-        self.epoch = epoch
+        super().__init__(seed=seed, rank=rank, num_replicas=num_replicas)
 
     def __len__(self) -> int:
         return len(self._own)

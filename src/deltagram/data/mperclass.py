@@ -1,17 +1,17 @@
 """Batches of m samples of each of some classes: every sample has m - 1 others of its class beside it."""
 
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deltagram.data.dealt import Dealt
 from deltagram.data.imbalance import I64, checked_labels
-from deltagram.data.rounds import Draw, by_class, check_least, check_ranks
+from deltagram.data.rounds import Draw, by_class, check_least
 from deltagram.errors import SettingError
 
 
-class MPerClassBatchSampler:
+class MPerClassBatchSampler(Dealt):
     """Lists of `batch_size` indices: `per_class` samples each of `batch_size` / `per_class` different classes.
 
     `batch_sampler=` of torch's DataLoader. Classes go round, so that over any number of batches no class comes twice
@@ -46,7 +46,7 @@ class MPerClassBatchSampler:
     ) -> None:
         label = checked_labels(labels)
         check_least(batch_size=batch_size, per_class=per_class, num_batches=num_batches)
-        check_ranks(rank, num_replicas)
+        super().__init__(seed=seed, rank=rank, num_replicas=num_replicas)
         self._members, self._counts = by_class(label)
         if batch_size % per_class:
             raise SettingError("batch_size", f"is {batch_size}", expected=f"a multiple of per_class, {per_class}")
@@ -57,16 +57,6 @@ class MPerClassBatchSampler:
             )  # fmt: skip
         self.batch_size, self.per_class = batch_size, per_class
         self.num_batches = -(-len(label) // (batch_size * num_replicas)) if num_batches is None else num_batches
-        self.seed, self.rank, self.num_replicas, self.epoch = seed, rank, num_replicas, 0
-
-    @property
-    def sampler(self) -> Self:
-        """Itself: what accelerate calls `set_epoch` of when it has wrapped a batch sampler."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of this epoch from now on."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.num_batches

@@ -1,16 +1,16 @@
 """Batches that hold all classes in equal number, for torch's DataLoader and whatever takes lists of indices."""
 
 from collections.abc import Iterator
-from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from deltagram.data.dealt import Dealt
 from deltagram.data.imbalance import I64, checked_labels
-from deltagram.data.rounds import Draw, by_class, check_least, check_ranks
+from deltagram.data.rounds import Draw, by_class, check_least
 
 
-class ClassBalancedBatchSampler:
+class ClassBalancedBatchSampler(Dealt):
     """Lists of indices of samples in which class counts differ by at most one; small classes repeat.
 
     `batch_sampler=` of torch's DataLoader. Of B = `batch_size` places in a batch each of the K classes in `labels` has
@@ -42,20 +42,10 @@ class ClassBalancedBatchSampler:
     ) -> None:
         label = checked_labels(labels)
         check_least(batch_size=batch_size, num_batches=num_batches)
-        check_ranks(rank, num_replicas)
+        super().__init__(seed=seed, rank=rank, num_replicas=num_replicas)
         self._members, self._counts = by_class(label)
         self.batch_size = batch_size
         self.num_batches = -(-len(label) // (batch_size * num_replicas)) if num_batches is None else num_batches
-        self.seed, self.rank, self.num_replicas, self.epoch = seed, rank, num_replicas, 0
-
-    @property
-    def sampler(self) -> Self:
-        """Itself: what accelerate calls `set_epoch` of when it has wrapped a batch sampler."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Draw the batches of this epoch from now on."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.num_batches

@@ -106,7 +106,7 @@ class _Search:
     @property
     def fixed(self) -> bool:
         """Whether there are prototypes: the way to them is a difference of terms near 1, which rounding limits."""
-        return self.contrast.prototypes.shape[1] > 0
+        return len(self.contrast.prototypes.T) > 0
 
     @cached_property
     def free(self) -> F64:

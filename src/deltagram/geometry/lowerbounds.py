@@ -27,17 +27,16 @@ def batch_bounds(
     reduction: Reduction = "sum",
     class_weight: ArrayLike | None = None,
     copies: ArrayLike | None = None,
-    inside: bool = False,
     prototype_anchors: bool = False,
 ) -> F64:
     """The bound of each batch, (batch), from its samples a class, (batch, class), zeros included.
 
     An anchor is a sample with a positive in its batch: another of its class, or a prototype of it. `reduction` sums
-    anchors, divides by them ("mean"), or by all samples of the batch ("mean-all", as SupContrast does); `class_weight`
-    (class) multiplies terms and does not enter the divisor. `copies` (class, or one number) are orthonormal,
-    non-negative prototypes, negatives to all classes, and anchors too with `prototype_anchors`. With `inside` the sum
-    over positives is inside the logarithm (L_in, `-log(sum_positives / sum_all)`): `log(1 + M e^{-1/t} / m)`.
-    A batch without an anchor has the bound 0. Attained in as many dimensions as classes.
+    anchors, each times its `class_weight` (class), and divides by their weights ("mean"), or by those of all samples of
+    the batch ("mean-all", as SupContrast does). `copies` (class, or one number) are orthonormal, non-negative
+    prototypes, negatives to all classes, and anchors too with `prototype_anchors`. The bound is the same for L_in,
+    whose mean over positives is inside the logarithm. A batch without an anchor has the bound 0. Attained in as many
+    dimensions as classes.
 
     Raises SettingError for counts that are not whole numbers, for other shapes and for settings out of range.
     """
@@ -55,11 +54,11 @@ def batch_bounds(
     valid = np.where(positives > 0, anchors, 0.0)
     others = every.sum(1, keepdims=True) - every
     over = np.where(positives > 0, positives, 1.0)
-    term = np.log1p(others / over * np.exp(-1 / temperature)) + (0.0 if inside else np.log(over))
+    term = np.log(over + others * np.exp(-1 / temperature))
     total: F64 = (valid * weight * term).sum(1)
     if reduction == "sum":
         return total
-    by = valid.sum(1) if reduction == "mean" else anchors.sum(1)
+    by = ((valid if reduction == "mean" else anchors) * weight).sum(1)
     mean: F64 = np.divide(total, by, out=np.zeros_like(total), where=by > 0)
     return mean
 
@@ -71,17 +70,16 @@ def full_batch_bound(
     reduction: Reduction = "sum",
     class_weight: ArrayLike | None = None,
     copies: ArrayLike | None = None,
-    inside: bool = False,
     prototype_anchors: bool = False,
 ) -> float:
     """The bound where all samples are one batch: `sum_c n_c log(n_c - 1 + (n - n_c) e^{-1/t})`. As `batch_bounds`.
 
     >>> round(full_batch_bound([3, 2], temperature=1.0), 6)
-    4.702377
+    4.506563
     """
     found = batch_bounds(
         np.asarray(counts)[None], temperature=temperature, reduction=reduction, class_weight=class_weight,
-        copies=copies, inside=inside, prototype_anchors=prototype_anchors,
+        copies=copies, prototype_anchors=prototype_anchors,
     )  # fmt: skip
     return float(found[0])
 

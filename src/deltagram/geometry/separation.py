@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 from scipy.optimize import brentq, minimize
-from scipy.special import betainc, logsumexp
+from scipy.special import betainc
 
 from deltagram.arrays import F64
 from deltagram.errors import SettingError
@@ -14,6 +14,8 @@ from deltagram.geometry.designs import simplex
 from deltagram.geometry.frames import etf
 from deltagram.seeds import key
 
+_STARTS: Final = 8
+_MANY: Final = 100  # classes, from which on a start takes seconds
 _SHARPER: Final = (10.0, 100.0, 1e3, 1e4)  # the log-sum-exp of this times cosines, one after the other
 
 
@@ -35,32 +37,34 @@ class Separated:
         return max(self.bounds.values())
 
 
-def separation(classes: int, dim: int, *, seed: int = 0, starts: int = 8) -> Separated:
-    """Vectors for any number of classes in any dimension from 2 on, the best of several starts drawn from `seed`.
+def separation(classes: int, dim: int, *, seed: int = 0, starts: int | None = None) -> Separated:
+    """Vectors for any number of classes in any dimension from 2 on, the best of `starts` drawn from `seed`.
 
-    `dim >= k - 1` is the simplex, `k <= 2 dim` pairs of opposite axes (no more than dim + 1 vectors are at obtuse
-    angles to each other): both are the best there are. Beyond, `log sum exp(b cos)` over pairs is minimised for b up
-    to 10,000 (for one b the targets of TSC, CVPR 2022): a local optimum, beside bounds. Takes k^2 memory.
+    `dim >= k - 1` is the simplex, `k <= 2 dim` are k - dim simplices at right angles (no more than dim + 1 vectors are
+    at obtuse angles to each other), which balance to zero: both are the best there are. Beyond, `log sum exp(b cos)`
+    over pairs is minimised for b up to 10,000 (for one b the targets of TSC, CVPR 2022): a local optimum, beside
+    bounds. Takes k^2 memory; 8 starts up to 100 classes, fewer beyond, one above 400.
 
     Raises SettingError for fewer than two classes, dimensions or starts than these.
     """
     etf(classes)
     if dim < 2 and classes > 2:
         raise SettingError("dim", f"{dim} dimensions for {classes} classes", expected="2 or more")
-    if starts < 1:
-        raise SettingError("starts", str(starts), expected="one or more")
+    many = max(1, min(_STARTS, _STARTS * _MANY // classes)) if starts is None else starts
+    if many < 1:
+        raise SettingError("starts", str(many), expected="one or more")
     known = bounds(classes, dim)
     if dim >= classes - 1:
         vectors = simplex(classes, dim=dim, seed=seed)
         return Separated(vectors=vectors, max_cosine=-1 / (classes - 1), bounds=known, exact=True)
     if classes <= 2 * dim:
-        axes = np.vstack([np.eye(dim), -np.eye(dim)])[:classes]
-        return Separated(vectors=axes @ _turn(dim, seed), max_cosine=0.0, bounds=known, exact=True)
+        parts = _simplices(classes, dim) @ _turn(dim, seed)
+        return Separated(vectors=parts, max_cosine=0.0, bounds=known, exact=True)
     if dim == 2:
         angle = 2 * np.pi * np.arange(classes) / classes
         circle = np.stack([np.cos(angle), np.sin(angle)], 1)
         return Separated(vectors=circle @ _turn(2, seed), max_cosine=known["circle"], bounds=known, exact=True)
-    found = [_spread(classes, dim, seed=seed, start=start) for start in range(starts)]
+    found = [_spread(classes, dim, seed=seed, start=start) for start in range(many)]
     best = min(found, key=largest)
     return Separated(vectors=best, max_cosine=largest(best), bounds=known, exact=False)
 
@@ -106,6 +110,17 @@ def _caps(classes: int, dim: int) -> float:
     return float(np.cos(2 * brentq(over, 1e-9, np.pi / 2)))
 
 
+def _simplices(classes: int, dim: int) -> F64:
+    """As many simplices at right angles as leave each of them a vector more than it has dimensions."""
+    found = np.zeros((classes, dim))
+    start = 0
+    for number, part in enumerate(np.array_split(np.arange(classes), classes - dim)):
+        wide = len(part) - 1
+        found[part[0] : part[-1] + 1, start : start + wide] = simplex(len(part), seed=number)
+        start += wide
+    return found
+
+
 def _turn(dim: int, seed: int) -> F64:
     """A rotation, (feature, feature)."""
     return np.asarray(np.linalg.qr(_drawn(dim, dim, f"rotation {seed}", seed))[0], np.float64)
@@ -118,7 +133,6 @@ def _drawn(rows: int, cols: int, name: str, seed: int) -> F64:
 def _spread(classes: int, dim: int, *, seed: int, start: int) -> F64:
     """One local optimum."""
     rows = _drawn(classes, dim, f"separation {start}", seed)
-    upper = np.triu_indices(classes, 1)
     for sharp in _SHARPER:
 
         def objective(flat: F64, sharp: float = sharp) -> tuple[float, F64]:
@@ -126,9 +140,12 @@ def _spread(classes: int, dim: int, *, seed: int, start: int) -> F64:
             size = np.linalg.norm(given, axis=1, keepdims=True)
             unit = given / size
             cosines = unit @ unit.T
-            value = float(logsumexp(sharp * cosines[upper])) / sharp
             np.fill_diagonal(cosines, -np.inf)
-            share = np.exp(sharp * (cosines - value))
+            top = float(cosines.max())
+            share = np.exp(sharp * (cosines - top))
+            total = float(share.sum()) / 2
+            share /= total
+            value = top + np.log(total) / sharp
             slope = share @ unit
             slope -= (slope * unit).sum(1, keepdims=True) * unit
             return value, (slope / size).ravel()

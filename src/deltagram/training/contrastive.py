@@ -99,8 +99,7 @@ def contrastive(loss: Loss, counts: I64, *, dim: int) -> Contrastive:
     if weight == BALANCED:
         settings["class_counts"] = counts if loss.class_counts is None else np.asarray(loss.class_counts)
     module = SupervisedContrastive(class_weight=weight, **settings)
-    frame = features == "relu" and target is not None and mismatch is None
-    attained = frame and module.weight is None
+    attained = features == "relu" and target is not None and mismatch is None
     return Contrastive(module=module, activation=activation, tap=Tap(), target=target, attained=attained)
 
 

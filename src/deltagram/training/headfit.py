@@ -81,8 +81,9 @@ class Fitted:
     def _bounds(self, batches: Sequence[I64]) -> Any:
         counts = np.stack([np.bincount(self.label[batch], minlength=self.classes) for batch in batches])
         module = self.objective.module
-        copies = None if module.copies is None else module.copies.double().cpu().numpy()
-        return batch_bounds(counts, temperature=module.temperature, reduction="mean", copies=copies)
+        held = {"copies": module.copies, "class_weight": module.weight}
+        told: dict[str, Any] = {name: None if v is None else v.double().cpu().numpy() for name, v in held.items()}
+        return batch_bounds(counts, temperature=module.temperature, reduction="mean", **told)
 
     def by_nearest_mean(self, torch: Any, model: Any, held_out: Classification) -> dict[str, Any]:
         """Accuracy, balanced accuracy and recall on held-out examples of the nearest training class mean."""
