@@ -163,7 +163,7 @@ def test_a_network_is_measured_as_it_is(bench: Bench) -> None:
     assert [row["epoch"] for row in found["trajectory"]] == [1, 2, 3]
     assert found["w_limit"] == pytest.approx(found["w_etf"], abs=1e-6)  # LDT of sqrt(n): a simplex
     data = nets._images(bench.images["blobs"], "step:4:32", 0)
-    features, w, classes = nets._features(bench.folder / found["net"], data)
+    features, w, classes = nets.seen_by_head(bench.folder / found["net"], data)
     label = np.array([classes.index(name) for name in data.label])
     assert found["train_accuracy"] == np.mean((features @ w.T).argmax(1) == label)
     scale = np.sqrt(found["counts"])

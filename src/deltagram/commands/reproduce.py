@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="darex, seli or ce-parameterizations.")],
+    paper: Annotated[
+        str,
+        typer.Argument(metavar="PAPER", help="darex, seli, ce-parameterizations, orthogonal-frames or prototypes."),
+    ],
     folder: Annotated[Path, typer.Option(help="Where models, measurements and records.jsonl go; reused.")] = Path(
         "reproduction"
     ),

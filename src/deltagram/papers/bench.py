@@ -31,7 +31,8 @@ class Scale:
     """How much is spent: seeds of fine-tuning, masks of each, texts of a test (None: all), with labels, of a search.
 
     `prompts` (None: all) a language model is tested on, `chosen_on` are those its q is chosen on. Networks on images
-    see `image_epochs` epochs; free features `free_epochs`, from `starts` random starts where a minimum is searched.
+    see `image_epochs` epochs, under contrastive losses `contrast_epochs`; free features `free_epochs`, from `starts`
+    random starts where a minimum is searched.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Scale:
     prompts: int | None = None
     chosen_on: int = 128
     image_epochs: int = 350
+    contrast_epochs: int = 150
     free_epochs: int = 20_000
     starts: int = 4
 
@@ -54,7 +56,7 @@ class Scale:
 
 FAST: Final = Scale(
     name="fast", seeds=(0,), masks=(0, 1), test=400, labels=64, texts=16, prompts=150, chosen_on=48,
-    image_epochs=100, free_epochs=10_000, starts=2,
+    image_epochs=100, contrast_epochs=60, free_epochs=10_000, starts=2,
 )  # fmt: skip
 FULL: Final = Scale(name="full", seeds=(0, 1, 2), masks=(0, 1, 2, 3), test=None, labels=256)
 

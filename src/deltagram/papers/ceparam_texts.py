@@ -49,7 +49,7 @@ def _row(bench: Bench, task: Task, loss: str, seed: int) -> Row:
 
 def _measured(variant: Variant, loss: str) -> dict[str, Any]:
     label = np.asarray(variant.data.test.label, np.int64)
-    features, w, bias = _heads(variant, variant.data.test)
+    features, w, bias = heads(variant, variant.data.test)
     counts = np.bincount(variant.data.train.label, minlength=len(w))
     fit = _first_half(label)
     problem = FreeFeatures(loss=loss_of(loss, counts.tolist()), counts=counts, dim=len(w)).problem
@@ -78,7 +78,7 @@ def _first_half(label: I64) -> NDArray[np.bool_]:
     return found
 
 
-def _heads(variant: Variant, test: Texts) -> tuple[F64, F64, F64]:
+def heads(variant: Variant, test: Texts) -> tuple[F64, F64, F64]:
     """What the head sees of each text, its weights and its bias."""
     with loaded(variant.folder, open_checkpoint(variant.folder).specs) as run:
         head = head_of(run)

@@ -42,6 +42,7 @@ def loss_of(name: str, counts: Sequence[int], *, gamma: float = 0.5) -> Any:
         "cdt": lambda: losses.CDT(counts, gamma=gamma),
         "ldt": lambda: losses.LDT(counts, gamma=gamma),
         "ldt-weights": lambda: losses.LDT.symmetric(counts),
+        "vs": lambda: losses.VS(counts, gamma=gamma),
     }
     return made[name]()
 

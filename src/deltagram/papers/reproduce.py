@@ -11,8 +11,10 @@ from deltagram.papers.bench import FAST, FULL, Bench
 from deltagram.papers.ceparam import CHECKS as CE_PARAMETERIZATIONS
 from deltagram.papers.claims import Claim, claims
 from deltagram.papers.darex import CHECKS as DAREX
+from deltagram.papers.frames import CHECKS as ORTHOGONAL_FRAMES
 from deltagram.papers.ledger import Ledger
 from deltagram.papers.measured import Checked
+from deltagram.papers.protos import CHECKS as PROTOTYPES
 from deltagram.papers.seli import CHECKS as SELI
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
@@ -21,6 +23,8 @@ PAPERS: Final[Mapping[str, Mapping[str, Callable[[Bench, Claim], Checked]]]] = {
     "darex": DAREX,
     "seli": SELI,
     "ce-parameterizations": CE_PARAMETERIZATIONS,
+    "orthogonal-frames": ORTHOGONAL_FRAMES,
+    "prototypes": PROTOTYPES,
 }
 NOT_RUN: Final = "not run here"
 
