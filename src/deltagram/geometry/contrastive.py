@@ -100,7 +100,11 @@ def certified_prototypes(
     limit: bool = False,
     allow_mismatch: bool = False,
 ) -> tuple[Geometry, Excess | None]:
-    """`prototypes` and what shows that it is least; None where it is exact by symmetry or each term is at its bound."""
+    """`prototypes` and what shows that it is least; None where it is exact by symmetry or each term is at its bound.
+
+    Of free features it is the least over one vector a class, which is a minimiser only where copies are many
+    (`gramprogram`): with few, samples of a class may lie apart.
+    """
     n = Problem.of(counts).counts
     _checked(temperature, features)
     w = design_vectors(design, len(n), dim=dim)
