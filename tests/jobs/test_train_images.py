@@ -316,10 +316,8 @@ def test_at_the_command_line(room: Path, tmp_path: Path, monkeypatch: pytest.Mon
     out, err = capfd.readouterr()
     assert (ended.value.code, err) == (0, "")
     settings = json.loads(out)["settings"]
-    assert settings["loss"] == {
-        "name": "ldt", "gamma": 0.5, "tau": None, "class_weight": "balanced", "label_smoothing": 0.0,
-        "class_counts": [24] * 4,
-    }  # fmt: skip
+    told = {name: value for name, value in settings["loss"].items() if value not in (None, False, 0.0)}
+    assert told == {"name": "ldt", "gamma": 0.5, "class_weight": "balanced", "class_counts": [24] * 4}
     assert (settings["sampler"], settings["last_relu"]) == ("class-balanced", False)
     monkeypatch.setattr(sys, "argv", ["deltagram", *line.replace("24x4", "1.5x4").split()])
     with pytest.raises(SystemExit):
