@@ -1,4 +1,4 @@
-"""What supports say of a training before it begins: which contexts merge, in what order concepts appear; and the score."""
+"""What supports say before a training: which contexts merge, in what order concepts appear; and how it was scored."""
 
 from typing import Any, Final
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from deltagram.arrays import F64
 from deltagram.data.labels import LabelMatrix
-from deltagram.geometry.concepts import collapse
 from deltagram.geometry.conceptorder import half_learnt, strengths
+from deltagram.geometry.concepts import collapse
 from deltagram.geometry.cosinestructure import cosine_matrix
 from deltagram.geometry.factors import Factors, centred_factors, gradient_factors
 from deltagram.papers.bench import Bench

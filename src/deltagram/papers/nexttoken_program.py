@@ -50,9 +50,14 @@ def _losses(labels: LabelMatrix, name: str, seed: int) -> Row:
     return {
         "labels": name, "samples": labels.samples, "contexts": labels.shape[1],
         "value": abs(values[1] / values[0] - 1),
-        "gradient": float((slopes[0] - slopes[1]).norm() / slopes[0].norm()),
+        "gradient": float((slopes[0] - slopes[1]).norm() / slopes[0].norm() / _rounding(labels)),
         "even": abs(values[2] / values[0] - 1),
     }  # fmt: skip
+
+
+def _rounding(labels: LabelMatrix) -> float:
+    """n eps of the context with most samples: equal terms that are added one after the other round the same way."""
+    return float(labels.weights.max() * labels.samples * np.finfo(np.float64).eps)
 
 
 def rank(bench: Bench, claim: Claim) -> Checked:
