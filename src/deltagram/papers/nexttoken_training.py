@@ -1,5 +1,6 @@
 """Next tokens: what happens in training: the low-rank part takes over (N4), contexts of one support merge (N6)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from deltagram.papers.claims import Claim
 from deltagram.papers.forecast import forecast, scored
 from deltagram.papers.measured import Checked, Numbers, averaged
 from deltagram.papers.supportsets import drawn, smoothed
-from deltagram.papers.tokenbeside import correlations, language_model
+from deltagram.papers.tokenbeside import correlations, language_model, word_correlations, word_vectors
 from deltagram.papers.tokenruns import Row, Run, at_ridges, decoder, free
 
 Both = tuple[Numbers, list[dict[str, Any]]]
@@ -40,11 +41,16 @@ def low_rank(bench: Bench, claim: Claim) -> Checked:
         numbers["control_smoothed"] = spread / plain
         rows = [{"model": name, **row} for name, told_over in over.items() for row in told_over]
         rows += [{"model": "free, smoothed", **row} for row in _over(without, labels)]
-        return numbers, rows + [
-            {"model": name, **row} for name, run in runs.items() for row in scored(told, run, labels)
-        ]
+        return numbers, rows + _scored(told, runs, labels, "order_of")
 
     return averaged(bench, work)
+
+
+def _scored(told: Row, runs: Mapping[str, Run], labels: LabelMatrix, what: str) -> list[Row]:
+    """The rows of a forecast's score that are about this."""
+    return [
+        {"model": name, **row} for name, run in runs.items() for row in scored(told, run, labels) if what in row
+    ]  # fmt: skip
 
 
 def _over(run: Run, labels: LabelMatrix) -> list[Row]:
@@ -81,13 +87,15 @@ def merging(bench: Bench, claim: Claim) -> Checked:
             numbers |= {f"before_{name}": share(before, of), f"after_{name}": share(after, of)}
             rows += [_spread(name, "logits", before, of), _spread(name, "beyond", after, of)]
         rows.append(_spread("decoder", "states", model.states.T, of))
-        whole = logits["decoder"] - logits["decoder"].mean(0)
         numbers["sharper"] = max(numbers[f"after_{name}"] / numbers[f"before_{name}"] for name in logits)
         numbers["control_mixed"] = min(share(beyond(each, labels), mixed) for each in logits.values())
-        numbers["control_last_character"] = _last_token(whole, labels) / Spread.of(whole.T, of).same
-        rows += correlations(labels, {name: each - each.mean(0) for name, each in logits.items()})
-        rows += [{"model": "decoder", **row} for row in scored(told, model, labels) if "merged" in row]
-        return numbers, rows + language_model(bench, s)
+        centred = {name: each - each.mean(0) for name, each in logits.items()}
+        near = _last_token(centred["decoder"], labels)
+        numbers["control_last_character"] = near / Spread.of(centred["decoder"].T, of).same
+        rows += correlations(labels, {**centred, "decoder, states": model.states.T})
+        rows += word_correlations(labels, {"ridge": word_vectors(logits["ridge"]), "decoder": model.words})
+        runs = {"free": free(bench, labels, seed=seed), "decoder": model}
+        return numbers, rows + _scored(told, runs, labels, "merged") + language_model(bench, s)
 
     return averaged(bench, work)
 

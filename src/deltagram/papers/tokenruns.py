@@ -13,7 +13,7 @@ from deltagram.papers.bench import Bench
 from deltagram.training.freefeatures import log_spaced
 from deltagram.training.wordmodels import Decoder, Fit, FreeWords, WordSnapshot, train_decoder, train_free
 
-SNAPSHOTS: Final = 12
+SNAPSHOTS: Final = 24
 DECODER: Final = Decoder(layers=2, dim=64, heads=4, hidden=256)
 _FREE_RATE: Final = 0.05  # of Adam, falling by 500 to the end
 _DECODER_RATE: Final = 2e-3
