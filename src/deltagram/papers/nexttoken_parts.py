@@ -13,6 +13,7 @@ from deltagram.geometry.supportsvm import max_margin
 from deltagram.papers.bench import Bench
 from deltagram.papers.characters import chosen
 from deltagram.papers.claims import Claim
+from deltagram.papers.forecast import forecast
 from deltagram.papers.measured import Checked, Numbers, averaged
 from deltagram.papers.supportsets import elsewhere, made_up, shuffled
 from deltagram.papers.tokenruns import Row, at_ridges, decoder, free
@@ -35,6 +36,7 @@ def frequencies(bench: Bench, claim: Claim) -> Checked:
     """N3: logits within supports against the log-odds, at ridges and after training; shuffled probabilities beside."""
     s = claim.settings
     labels, ridges = chosen(bench, s), s["ridges"]
+    forecast(bench, labels)  # before anything is trained on them; N4 and N6 score it
 
     def work(seed: int) -> Both:
         path = at_ridges(bench, labels, ridges)
@@ -76,6 +78,7 @@ def supports_alone(bench: Bench, claim: Claim) -> Checked:
     """N5: the part beyond supports where probabilities differ, and where supports do."""
     s = claim.settings
     labels = chosen(bench, s)
+    forecast(bench, labels)
 
     def work(seed: int) -> Both:
         every = {"own": labels, "shuffled": shuffled(labels, seed), "elsewhere": elsewhere(labels, seed)}
