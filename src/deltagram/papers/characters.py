@@ -32,7 +32,7 @@ def counted(bench: Bench, settings: Mapping[str, Any]) -> LabelMatrix:
     source, out = bench.folder / f"characters-{name}.txt", bench.folder / f"characters-{name}.npz"
     if not out.exists():
         source.write_text(text, encoding="utf-8")
-        tokens(source, out, tokenizer="byte", **told, progress=bench.progress)
+        tokens(source, out, tokenizer="byte", **told, force=True, progress=bench.progress)
     return LabelMatrix.load(out)
 
 

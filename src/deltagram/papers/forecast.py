@@ -67,9 +67,8 @@ def agreement(sizes: list[float], epochs: list[int | None]) -> float | None:
     >>> agreement([3.0, 2.0, 1.0], [1, 10, 10])
     1.0
     """
+    seen = [(size, epoch) for size, epoch in zip(sizes, epochs, strict=True) if epoch is not None]
     pairs = [
-        epochs[i] < epochs[j]  # type: ignore[operator]
-        for i in range(len(sizes)) for j in range(i + 1, len(sizes))
-        if None not in (epochs[i], epochs[j]) and epochs[i] != epochs[j] and sizes[i] > sizes[j]
+        one[1] < other[1] for one in seen for other in seen if one[0] > other[0] and one[1] != other[1]
     ]  # fmt: skip
     return float(np.mean(pairs)) if pairs else None
