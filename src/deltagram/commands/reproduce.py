@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 def reproduce(
     paper: Annotated[
         str,
-        typer.Argument(metavar="PAPER", help="darex, seli, ce-parameterizations, orthogonal-frames or prototypes."),
+        typer.Argument(
+            metavar="PAPER",
+            help="darex, seli, ce-parameterizations, orthogonal-frames, prototypes or next-token.",
+        ),
     ],
     folder: Annotated[Path, typer.Option(help="Where models, measurements and records.jsonl go; reused.")] = Path(
         "reproduction"
     ),
     data: Annotated[
-        Path | None, typer.Option(help="Folder of released data: sst2/*.tsv; IDX of Fashion-MNIST (default: packages).")
+        Path | None,
+        typer.Option(help="Folder of released data: sst2/*.tsv; Fashion-MNIST; kjv.txt (default: packages)."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Three seeds, more of everything: hours, not minutes.")] = False,
     only: Annotated[str, typer.Option(help="Some claims, such as D1,D5.")] = "",

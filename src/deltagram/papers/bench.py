@@ -32,7 +32,8 @@ class Scale:
 
     `prompts` (None: all) a language model is tested on, `chosen_on` are those its q is chosen on. Networks on images
     see `image_epochs` epochs, under contrastive losses `contrast_epochs`; free features `free_epochs`, from `starts`
-    random starts where a minimum is searched.
+    random starts where a minimum is searched. On next tokens, free words and contexts see `word_epochs`, a decoder
+    `decoder_epochs`.
     """
 
     name: str
@@ -47,6 +48,8 @@ class Scale:
     contrast_epochs: int = 150
     free_epochs: int = 20_000
     starts: int = 4
+    word_epochs: int = 10_000
+    decoder_epochs: int = 2_000
 
     @property
     def full(self) -> bool:
@@ -56,7 +59,7 @@ class Scale:
 
 FAST: Final = Scale(
     name="fast", seeds=(0,), masks=(0, 1), test=400, labels=64, texts=16, prompts=150, chosen_on=48,
-    image_epochs=100, contrast_epochs=60, free_epochs=10_000, starts=2,
+    image_epochs=100, contrast_epochs=60, free_epochs=10_000, starts=2, word_epochs=3_000, decoder_epochs=600,
 )  # fmt: skip
 FULL: Final = Scale(name="full", seeds=(0, 1, 2), masks=(0, 1, 2, 3), test=None, labels=256)
 

@@ -14,6 +14,7 @@ from deltagram.papers.darex import CHECKS as DAREX
 from deltagram.papers.frames import CHECKS as ORTHOGONAL_FRAMES
 from deltagram.papers.ledger import Ledger
 from deltagram.papers.measured import Checked
+from deltagram.papers.nexttoken import CHECKS as NEXT_TOKEN
 from deltagram.papers.protos import CHECKS as PROTOTYPES
 from deltagram.papers.seli import CHECKS as SELI
 from deltagram.progress import SILENT, Progress
@@ -25,6 +26,7 @@ PAPERS: Final[Mapping[str, Mapping[str, Callable[[Bench, Claim], Checked]]]] = {
     "ce-parameterizations": CE_PARAMETERIZATIONS,
     "orthogonal-frames": ORTHOGONAL_FRAMES,
     "prototypes": PROTOTYPES,
+    "next-token": NEXT_TOKEN,
 }
 NOT_RUN: Final = "not run here"
 
@@ -40,10 +42,10 @@ def reproduce(
 ) -> Record:
     """Check the claims of a paper (`only` some of them) on this machine; all that is made stays in `folder`.
 
-    `data` is a folder of data sets as released (SST-2 and others, `deltagram.data.public`; Fashion-MNIST); without it
-    packaged ones take their place. `full` is with three seeds and more of everything, hours instead of minutes. One
-    record a claim is added to `records.jsonl` in the folder, unless it is there already. What is interrupted goes on
-    from where it was.
+    `data` is a folder of data sets as released (SST-2 and others, `deltagram.data.public`; Fashion-MNIST; the King
+    James Bible as `kjv.txt`); without it packaged ones take their place. `full` is with three seeds and more of
+    everything, hours instead of minutes. One record a claim is added to `records.jsonl` in the folder, unless it is
+    there already. What is interrupted goes on from where it was.
 
     `numbers["rows"]` is the table: claim, source, what was got, verdict. Raises SettingError for a paper or claim that
     is unknown, OutputError for a folder that holds something else.
