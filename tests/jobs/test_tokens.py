@@ -397,11 +397,11 @@ def bad(folder: Path) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     good = written(folder, TEXTS, "good.txt")
     yield "is empty, expected one document or more", written(folder, [], "empty.txt"), {}
     yield (
-        r"blank.txt: holds 0 tokens in 0 documents, expected two or more",
+        r"blank.txt: holds 0 tokens, expected two or more",
         written(folder, [" ", "\t"], "blank.txt"),
         {},
     )
-    yield "holds 1 token in 1 documents", written(folder, ["word"], "one.txt"), {}
+    yield "holds 1 token, expected", written(folder, ["word"], "one.txt"), {}
     yield "have no context of 99 tokens with a token after it; give a shorter --context", good, {"context": 99}
     latin = folder / "latin.txt"
     latin.write_bytes(b"plain\nna\xefve\n")

@@ -109,7 +109,7 @@ def _counted(
 ) -> tuple[LabelMatrix, list[Kept]]:  # fmt: skip
     """Count each length, filter by all lengths' next words, and make one matrix."""
     if store.tokens < 2:
-        found = f"holds {store.tokens} token{'s' * (store.tokens != 1)} in {store.documents:,} documents"
+        found = f"holds {store.tokens} token{'s' * (store.tokens != 1)}"
         raise SettingError(reading.corpus.source, found, expected="two or more: one that follows another")
     order, names = _vocabulary(store, tokenizer)
     rank = np.zeros(int(order.max()) + 1, np.uint32)
