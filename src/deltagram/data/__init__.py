@@ -1,5 +1,7 @@
 """Texts and labels that jobs run on, where they are kept, how many a class has, and batches of them."""
 
+from typing import TYPE_CHECKING, Any
+
 from deltagram.data.audit import BatchAudit, audit_batches, describe, epochs_of
 from deltagram.data.binding import BindingBatchSampler
 from deltagram.data.enlarged import EnlargedBatchSampler
@@ -10,11 +12,15 @@ from deltagram.data.reshuffling import expected_epochs
 from deltagram.data.samplers import ClassBalancedBatchSampler
 from deltagram.data.tables import Table, class_index, read_table
 
+if TYPE_CHECKING:
+    from deltagram.data.labels import LabelMatrix
+
 __all__ = [
     "BatchAudit",
     "BindingBatchSampler",
     "ClassBalancedBatchSampler",
     "EnlargedBatchSampler",
+    "LabelMatrix",
     "MPerClassBatchSampler",
     "Table",
     "TextClassification",
@@ -34,3 +40,12 @@ __all__ = [
     "rotten_tomatoes",
     "step_counts",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`LabelMatrix`, when it is asked for: scipy takes a while to import."""
+    if name != "LabelMatrix":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from deltagram.data.labels import LabelMatrix  # noqa: PLC0415
+
+    return LabelMatrix
