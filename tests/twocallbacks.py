@@ -1,5 +1,6 @@
 """What each of two processes of `tests/training/test_callback_processes.py` does, in a module that they can import."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -24,5 +25,6 @@ def process(rank: int, folder: str, two: int) -> None:
             parallel(x).sum().backward()
         found = geometry.epoch_end()
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
-    del parallel  # its reducer waits for the group that is about to go
+    del parallel  # its reducer waits for the group that is about to go, and is part of a cycle: it must go before that
+    gc.collect()
     torch.distributed.destroy_process_group()
