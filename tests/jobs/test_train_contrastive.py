@@ -209,3 +209,19 @@ def test_the_command_tells_of_classes_and_batches(room: Path, tmp_path: Path) ->
     assert done.exit_code == 0, done.output
     for text in ("the only minimiser: unique", "class means are", "at least", "by the nearest class mean"):
         assert text in done.output
+
+
+def test_the_geometry_of_a_step_in_parts_is_that_of_the_whole(room: Path, tmp_path: Path) -> None:
+    """Each part goes through the model twice; what is measured is what the loss is differentiated by, once."""
+    lines = []
+    for parts in (1, 3):
+        watched = tmp_path / f"{parts}.jsonl"
+        train(
+            room / "bert", room / "train.jsonl", tmp_path / str(parts), **TEXTS | {"learning_rate": 1e-6},
+            accumulate=parts, geometry=watched, eval_data=room / "test.jsonl",
+        )  # fmt: skip
+        lines.append([json.loads(line) for line in watched.read_text().splitlines()])
+    whole, parted = lines
+    assert [(line["phase"], line["samples"]) for line in parted] == [(line["phase"], line["samples"]) for line in whole]
+    for one, other in zip(whole, parted, strict=True):
+        assert other["gram_distance_predicted_means"] == pytest.approx(one["gram_distance_predicted_means"], abs=1e-4)

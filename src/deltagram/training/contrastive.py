@@ -65,7 +65,7 @@ class Contrastive:
 
     def _embedded(self, torch: Any, model: Any, task: Paired, samples: I64) -> tuple[Any, Any]:
         _, target = task.pair(torch, model, samples)
-        if self.seen is not None and torch.is_grad_enabled():
+        if self.seen is not None:
             self.seen(target)
         return activated(torch, self.activation)(self.tap.taken()), target
 

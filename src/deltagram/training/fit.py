@@ -119,10 +119,12 @@ class _Session:
             told = {"loss": step.loss, "learning_rate": step.learning_rate, **_pulls(self.optimizer)}
             self.accelerator.log(told, step=step.number)
             if self.geometry is not None and (step.number % epoch == 0 or step.number == len(batches)):
-                values = self.geometry.epoch_end(epoch=step.number / epoch, step=step.number)
+                values = self.geometry.epoch_end("train", epoch=step.number / epoch, step=step.number)
                 self.accelerator.log(values, step=step.number)
             if step.number % each == 0 and step.number < len(batches):
                 self.saves.write(self._save)
+        if self.geometry is not None:
+            self.geometry.forget("eval")  # of passes without gradients that a loss in parts makes
 
     def _scores(self, metric: str, *, progress: Progress) -> dict[str, Any]:
         """How good the model is on held-out examples, if there are any."""
