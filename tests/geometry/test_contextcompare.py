@@ -13,7 +13,8 @@ import tinylabels
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
 from deltagram.geometry.conceptorder import strengths
-from deltagram.geometry.contextcompare import LogitNumbers, Spread, beyond, word_groups
+from deltagram.geometry.concepts import collapse
+from deltagram.geometry.contextcompare import LogitNumbers, Spread, beyond
 from deltagram.geometry.cosinestructure import agreements, cosine_matrix, gram_distance
 from deltagram.geometry.factors import centred_factors
 from deltagram.geometry.wordpredictors import context_predictors, word_predictors
@@ -113,7 +114,7 @@ def test_a_full_support_has_nothing_beyond_it_and_is_left_out() -> None:
 
 def test_words_of_equal_rows_are_a_group() -> None:
     labels = LabelMatrix.of_counts([[1, 0, 1], [3, 0, 9], [0, 1, 1], [1, 1, 1]])
-    assert word_groups(labels).tolist() == [0, 0, 1, 2]
+    assert collapse(labels).words.tolist() == [0, 0, 1, 2]
 
 
 @given(SEEDS)

@@ -145,17 +145,9 @@ class LabelMatrix:
     @cached_property
     def supports(self) -> Supports:
         """The distinct supports, in the order in which they come first."""
-        p = self.probabilities.sorted_indices()
-        keys: dict[bytes, int] = {}
-        of = np.empty(p.shape[1], np.int64)
-        first: list[int] = []
-        for context in range(p.shape[1]):
-            key = p.indices[p.indptr[context] : p.indptr[context + 1]].astype(np.int32).tobytes()
-            of[context] = keys.setdefault(key, len(keys))
-            if len(first) < len(keys):
-                first.append(context)
+        of, first = same_places(self.probabilities)
         return Supports(
-            matrix=self.support[:, np.asarray(first)], multiplicity=np.bincount(of).astype(np.int64),
+            matrix=self.support[:, first], multiplicity=np.bincount(of).astype(np.int64),
             weight=np.bincount(of, weights=self.weights).astype(np.float64), of=of,
         )  # fmt: skip
 
@@ -213,6 +205,23 @@ class LabelMatrix:
             raise SettingError(
                 str(path), f"holds no labels ({' '.join(str(fault).split())[:120]})", expected="what `tokens` writes"
             ) from None
+
+
+def same_places(matrix: sparse.csc_array | sparse.csr_array) -> tuple[I64, I64]:
+    """Columns (of a CSR array: rows) that store the same places: the group of each, and the first of each group.
+
+    Groups are numbered in the order in which they come first.
+    """
+    by = matrix.sorted_indices()
+    keys: dict[bytes, int] = {}
+    of = np.empty(len(by.indptr) - 1, np.int64)
+    first: list[int] = []
+    for number in range(len(of)):
+        key = by.indices[by.indptr[number] : by.indptr[number + 1]].astype(np.int32).tobytes()
+        of[number] = keys.setdefault(key, len(keys))
+        if len(first) < len(keys):
+            first.append(number)
+    return of, np.asarray(first, np.int64)
 
 
 def _check_ids(context_ids: I64 | None, word_ids: I64 | None, *, words: int, contexts: int) -> None:

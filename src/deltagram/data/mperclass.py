@@ -1,17 +1,15 @@
 """Batches of m samples of each of some classes: every sample has m - 1 others of its class beside it."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deltagram.data.dealt import Dealt
+from deltagram.data.dealt import FullBatches
 from deltagram.data.imbalance import I64, checked_labels
 from deltagram.data.rounds import Draw, by_class, check_least
 from deltagram.errors import SettingError
 
 
-class MPerClassBatchSampler(Dealt):
+class MPerClassBatchSampler(FullBatches):
     """Lists of `batch_size` indices: `per_class` samples each of `batch_size` / `per_class` different classes.
 
     `batch_sampler=` of torch's DataLoader. Classes go round, so that over any number of batches no class comes twice
@@ -31,8 +29,6 @@ class MPerClassBatchSampler(Dealt):
     (2, [4, 4])
     """
 
-    drop_last = False  # every batch is full
-
     def __init__(
         self,
         labels: ArrayLike,
@@ -46,7 +42,10 @@ class MPerClassBatchSampler(Dealt):
     ) -> None:
         label = checked_labels(labels)
         check_least(batch_size=batch_size, per_class=per_class, num_batches=num_batches)
-        super().__init__(seed=seed, rank=rank, num_replicas=num_replicas)
+        super().__init__(
+            samples=len(label), batch_size=batch_size, num_batches=num_batches, seed=seed, rank=rank,
+            num_replicas=num_replicas,
+        )  # fmt: skip
         self._members, self._counts = by_class(label)
         if batch_size % per_class:
             raise SettingError("batch_size", f"is {batch_size}", expected=f"a multiple of per_class, {per_class}")
@@ -55,15 +54,7 @@ class MPerClassBatchSampler(Dealt):
                 "batch_size", f"{batch_size} holds {batch_size // per_class} classes of {per_class}",
                 expected=f"at most the {len(self._counts)} there are", fix="raise per_class or take smaller batches",
             )  # fmt: skip
-        self.batch_size, self.per_class = batch_size, per_class
-        self.num_batches = -(-len(label) // (batch_size * num_replicas)) if num_batches is None else num_batches
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._epoch()[self.rank :: self.num_replicas]:
-            yield batch.tolist()
+        self.per_class = per_class
 
     def _epoch(self) -> I64:
         """The batches of an epoch for all processes, (batch, place)."""

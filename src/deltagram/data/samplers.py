@@ -1,16 +1,14 @@
 """Batches that hold all classes in equal number, for torch's DataLoader and whatever takes lists of indices."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deltagram.data.dealt import Dealt
+from deltagram.data.dealt import FullBatches
 from deltagram.data.imbalance import I64, checked_labels
 from deltagram.data.rounds import Draw, by_class, check_least
 
 
-class ClassBalancedBatchSampler(Dealt):
+class ClassBalancedBatchSampler(FullBatches):
     """Lists of indices of samples in which class counts differ by at most one; small classes repeat.
 
     `batch_sampler=` of torch's DataLoader. Of B = `batch_size` places in a batch each of the K classes in `labels` has
@@ -28,8 +26,6 @@ class ClassBalancedBatchSampler(Dealt):
     their range.
     """
 
-    drop_last = False  # every batch is full
-
     def __init__(
         self,
         labels: ArrayLike,
@@ -42,17 +38,11 @@ class ClassBalancedBatchSampler(Dealt):
     ) -> None:
         label = checked_labels(labels)
         check_least(batch_size=batch_size, num_batches=num_batches)
-        super().__init__(seed=seed, rank=rank, num_replicas=num_replicas)
+        super().__init__(
+            samples=len(label), batch_size=batch_size, num_batches=num_batches, seed=seed, rank=rank,
+            num_replicas=num_replicas,
+        )  # fmt: skip
         self._members, self._counts = by_class(label)
-        self.batch_size = batch_size
-        self.num_batches = -(-len(label) // (batch_size * num_replicas)) if num_batches is None else num_batches
-
-    def __len__(self) -> int:
-        return self.num_batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in self._epoch()[self.rank :: self.num_replicas]:
-            yield batch.tolist()
 
     def _epoch(self) -> I64:
         """The batches of an epoch for all processes, (batch, place)."""

@@ -10,7 +10,6 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
 from scipy.special import logsumexp
 
 from deltagram.arrays import F64
@@ -121,15 +120,3 @@ class Spread:
             same=1 - within / pairs if pairs else float("nan"),
             other=1 - (total - within) / (all_pairs - pairs) if all_pairs > pairs else float("nan"), pairs=pairs,
         )  # fmt: skip
-
-
-def word_groups(labels: LabelMatrix) -> I64:
-    """Words that can follow the same contexts have one number, (word)."""
-    rows = sparse.csr_array(labels.support)
-    rows.sort_indices()
-    keys: dict[bytes, int] = {}
-    found = [
-        keys.setdefault(rows.indices[start:end].astype(np.int64).tobytes(), len(keys))
-        for start, end in zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
-    ]
-    return np.asarray(found, np.int64)

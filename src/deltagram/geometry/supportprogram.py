@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from deltagram.arrays import F64
-from deltagram.data.labels import LabelMatrix
+from deltagram.data.labels import LabelMatrix, same_places
 from deltagram.errors import SettingError
 
 _MOST = 6_000_000  # entries of X: beyond, a step takes longer than ten seconds
@@ -143,16 +143,8 @@ class SupportProgram:
 
 def alike(matrix: sparse.csc_array) -> tuple[NDArray[np.int64], F64, NDArray[np.int64]]:
     """Words with equal rows: the group of each, the sizes of groups, and the first word of each."""
-    by_row = sparse.csr_array(matrix).sorted_indices()
-    keys: dict[bytes, int] = {}
-    first: list[int] = []
-    of = np.empty(by_row.shape[0], np.int64)
-    for word in range(by_row.shape[0]):
-        key = by_row.indices[by_row.indptr[word] : by_row.indptr[word + 1]].astype(np.int32).tobytes()
-        of[word] = keys.setdefault(key, len(keys))
-        if len(first) < len(keys):
-            first.append(word)
-    return of, np.bincount(of).astype(np.float64), np.asarray(first)
+    of, first = same_places(sparse.csr_array(matrix))
+    return of, np.bincount(of).astype(np.float64), first
 
 
 def gram_of(matrix: F64) -> F64:

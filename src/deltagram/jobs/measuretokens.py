@@ -14,8 +14,8 @@ from deltagram.data.imbalance import I64
 from deltagram.data.labels import LabelMatrix
 from deltagram.errors import SettingError
 from deltagram.geometry.conceptorder import half_learnt, strengths
-from deltagram.geometry.concepts import directions
-from deltagram.geometry.contextcompare import LogitNumbers, Spread, beyond, checked, word_groups
+from deltagram.geometry.concepts import collapse, directions
+from deltagram.geometry.contextcompare import LogitNumbers, Spread, beyond, checked
 from deltagram.geometry.cosinestructure import PERMUTATIONS, agreements, cosine_matrix, gram_distance
 from deltagram.geometry.factors import Factors, centred_factors
 from deltagram.geometry.wordpredictors import BASELINES, OWN, context_predictors, word_predictors, word_shares
@@ -194,7 +194,7 @@ def _measured(task: _Task, states: WordStates, *, permutations: int, seed: int) 
     support = labels.supports.of
     spreads = {name: asdict(Spread.of(part, support)) for name, part in centred.items()}
     spreads["beyond"] = asdict(Spread.of(beyond(logits, labels).T, support))
-    spreads["words"] = asdict(Spread.of(w, word_groups(labels)))
+    spreads["words"] = asdict(Spread.of(w, collapse(labels).words))
     views = {name: (cosine_matrix(part), task.of_contexts) for name, part in centred.items()}
     views["words"] = (cosine_matrix(w[task.words]), task.of_words)
     structure = {
