@@ -9,11 +9,15 @@ DeltagramError
 ├── BaseError         the base is not the one the delta was made from
 ├── OutputError       the output exists, touches an input, or cannot be written
 ├── PatchError        live arrays that a delta cannot be applied to
+├── LibraryError      a library that is damaged, or a name that it has not, or has already
+├── RequestError      a request that a server of variants refuses, and for which of its reasons
 └── ExtraError        an optional dependency that is not installed
 ```
 
 Every error says where it happened, what was found, what was expected and what to do.
 """
+
+from typing import Literal
 
 
 class DeltagramError(Exception):
@@ -61,6 +65,22 @@ class OutputError(DeltagramError):
 
 class PatchError(DeltagramError):
     """Live arrays that a delta cannot be applied to."""
+
+
+class LibraryError(DeltagramError):
+    """A library of variants that is damaged, or a name that it has not, or has already."""
+
+
+Reason = Literal["unknown_variant", "unusable_variant", "wrong_task", "invalid", "too_long", "queue_full", "deadline",
+                 "cancelled", "closing"]  # fmt: skip
+
+
+class RequestError(DeltagramError):
+    """A request that a server of variants refuses. `reason` says what kind of refusal it is."""
+
+    def __init__(self, where: str, found: str, *, reason: Reason, expected: str = "", fix: str = "") -> None:
+        super().__init__(where, found, expected=expected, fix=fix)
+        self.reason: Reason = reason
 
 
 class ExtraError(DeltagramError):
