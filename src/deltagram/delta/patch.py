@@ -5,52 +5,16 @@ A model is patched through its memory, under its own feet: hold requests while a
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deltagram.arrays import U64, Bits, Spec
+from deltagram.arrays import Bits
 from deltagram.delta import kernels
-from deltagram.delta.difference import restore_distance, shifted
+from deltagram.delta.changes import NOTHING, Change, Patch, Positions, changes
 from deltagram.delta.live import views
-from deltagram.delta.lowrank import moved
-from deltagram.delta.stored import Distances, Loads, LowRank, Pruned, Stored, Whole
+from deltagram.delta.stored import Loads, Stored
 from deltagram.errors import PatchError
 from deltagram.threads import default_threads, ordered
-
-Positions = NDArray[np.uint32] | U64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """The entries of one live array that a variant changes, before and after.
-
-    Positions ascend; None stands for all entries.
-    """
-
-    name: str
-    positions: Positions | None
-    before: Bits
-    after: Bits
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held."""
-        positions = 0 if self.positions is None else self.positions.nbytes
-        return positions + self.before.nbytes + self.after.nbytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patch:
-    """A variant prepared for one set of live arrays: what to write, and what stood there."""
-
-    changes: Mapping[str, Change]
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held."""
-        return sum(change.nbytes for change in self.changes.values())
 
 
 class Live:
@@ -71,10 +35,7 @@ class Live:
         Raises PatchError, naming the tensor, where the arrays cannot hold the variant.
         """
         stored = delta if isinstance(delta, Mapping) else delta.load()
-        targets = {name: self._target(name, tensor) for name, tensor in stored.items()}
-        _check_memory(targets, self._arrays)
-        work = ordered(lambda name: self._change(targets[name], stored[name]), stored, threads=self._threads)
-        return Patch(changes={change.name: change for change in work})
+        return changes(self._arrays, stored, threads=self._threads, current=self.current or NOTHING)
 
     def swap(self, patch: Patch | None) -> None:
         """Take off the variant that is on, and put on `patch` (None: the base is back, bit for bit).
@@ -106,53 +67,6 @@ class Live:
             groups[index] = (groups[index][0] + weight(name), [*groups[index][1], name])
         return [group for _, group in groups if group]
 
-    def _target(self, name: str, tensor: Stored) -> str:
-        """The live array a tensor goes to. Raises PatchError if there is none that can hold it."""
-        found = name if name in self._arrays else tensor.base_name
-        if found not in self._arrays:
-            raise PatchError(name, "is not among the live arrays", fix="load the base in the fine-tuned model's class")
-        spec = self._arrays[found][0]
-        if spec != tensor.spec:
-            raise PatchError(name, f"the live array is {spec}", expected=str(tensor.spec), fix="restore it instead")
-        if not isinstance(tensor, Whole) and tensor.base.dtype != tensor.spec.dtype:
-            raise PatchError(
-                name, f"restores {tensor.spec.dtype} from a {tensor.base.dtype} base, which no array in place can be",
-                fix="restore it instead",
-            )  # fmt: skip
-        return found
-
-    def _change(self, target: str, tensor: Stored) -> Change:
-        live = self._arrays[target][1]
-        current = None if self.current is None else self.current.changes.get(target)
-        if isinstance(tensor, Pruned):
-            positions = _positions(tensor)
-            before = live[positions]
-            if current is not None:
-                _look_under(before, positions, current)
-            kept = tensor.values.size
-            rows = tensor.spec.shape[0] if tensor.spec.shape else 1
-            divisor = tensor.divide_by
-            if divisor.ndim:
-                divisor = divisor[positions[:kept] // max(1, tensor.spec.size // rows)]
-            after = shifted(before[:kept], tensor.spec.dtype, tensor.values, divisor)
-            if not kernels.all_finite(after, tensor.spec.dtype):
-                raise PatchError(target, "a restored entry is not finite", fix="rescale the delta")
-            after = after if tensor.rows is None else np.concatenate([after, tensor.rows])
-            return Change(name=target, positions=positions, before=before, after=after)
-        before = live.copy()
-        if current is not None:
-            before[slice(None) if current.positions is None else current.positions] = current.before
-        if isinstance(tensor, Distances):
-            after = restore_distance(before, tensor.words, floating=tensor.spec.floating)
-        elif isinstance(tensor, LowRank):
-            product = tensor.factors().entries(0, tensor.spec.size)
-            after = moved(before, tensor.spec.dtype, product, tensor.spec.dtype)
-            if not kernels.all_finite(after, tensor.spec.dtype):
-                raise PatchError(target, "a restored entry is not finite", fix="rescale the delta")
-        else:
-            after = np.array(tensor.bits)
-        return Change(name=target, positions=None, before=before, after=after)
-
     def _exchange(self, off: Change | None, on: Change | None) -> int:
         """Take `off` off one array and put `on` on; -1, or the entry that was not as expected (then nothing moved)."""
         bits = self._arrays[(off or on or _nothing()).name][1]
@@ -181,37 +95,6 @@ def _put(bits: Bits, positions: Positions | None, expected: Bits, new: Bits) -> 
         return int(np.flatnonzero(bits != expected)[0])
     np.copyto(bits, new)
     return -1
-
-
-def _positions(tensor: Pruned) -> Positions:
-    """Kept positions, and those of the rows that the base lacks; 32 bits each where that is enough."""
-    found: Positions = tensor.mask.positions(0, tensor.mask.keep)
-    if tensor.spec.size <= 1 << 32:
-        found = found.astype(np.uint32)
-    if tensor.rows is None:
-        return found
-    return np.concatenate([found, np.arange(tensor.spec.size - tensor.rows.size, tensor.spec.size, dtype=found.dtype)])
-
-
-def _look_under(before: Bits, positions: Positions, current: Change) -> None:
-    """Replace what `current` wrote at `positions` by what stood there before it."""
-    if current.positions is None:
-        before[:] = current.before[positions]
-        return
-    at = np.searchsorted(current.positions, positions)
-    at[at == current.positions.size] = 0
-    shared = current.positions[at] == positions if current.positions.size else np.zeros(positions.size, bool)
-    before[shared] = current.before[at[shared]]
-
-
-def _check_memory(targets: Mapping[str, str], arrays: Mapping[str, tuple[Spec, Bits]]) -> None:
-    """Raise PatchError if two tensors of a delta would go to the same memory."""
-    seen: dict[int, str] = {}
-    for name, target in targets.items():
-        bits = arrays[target][1]
-        other = seen.setdefault(bits.ctypes.data, name) if bits.size else name
-        if other != name:
-            raise PatchError(name, f"shares its memory with {other}, but the delta tells them apart", fix="untie them")
 
 
 @contextmanager
