@@ -130,24 +130,28 @@ def configuration(transformers: Any, folder: Path) -> Any:
 
 def tokenize(transformers: Any, folder: Path, texts: Sequence[str], *, max_length: int) -> Tokens:
     """Texts through the tokenizer in `folder`, cut at `max_length` tokens."""
-    tokenizer = _tokenizer(transformers, folder)
+    tokenizer = tokenizer_in(transformers, folder)
     ids = tokenizer(list(texts), truncation=True, max_length=max_length, padding=False)["input_ids"]
-    return Tokens(ids=tuple(tuple(row) for row in ids), pad=_pad(tokenizer))
+    return Tokens(ids=tuple(tuple(row) for row in ids), pad=padding(tokenizer))
 
 
 def tokenize_stream(transformers: Any, folder: Path, texts: Sequence[str], *, max_length: int) -> Tokens:
     """Texts one after another, each ended by the end-of-text token if there is one, cut into `max_length` tokens."""
-    tokenizer = _tokenizer(transformers, folder)
+    tokenizer = tokenizer_in(transformers, folder)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     stream = [token for row in rows for token in (*row, *end)]
     cut = [tuple(stream[start : start + max_length]) for start in range(0, len(stream), max_length)]
-    return Tokens(ids=tuple(row for row in cut if len(row) > 1), pad=_pad(tokenizer))  # one token predicts none
+    return Tokens(ids=tuple(row for row in cut if len(row) > 1), pad=padding(tokenizer))  # one token predicts none
 
 
 def greatest_length(transformers: Any, folder: Path) -> int:
     """Tokens that the model in `folder` takes at once, as far as its configuration and tokenizer tell."""
-    config, tokenizer = configuration(transformers, folder), _tokenizer(transformers, folder)
+    return longest(configuration(transformers, folder), tokenizer_in(transformers, folder))
+
+
+def longest(config: Any, tokenizer: Any) -> int:
+    """Tokens that a model takes at once, as far as its configuration and tokenizer tell."""
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or _ENDLESS
     if getattr(config, "model_type", "") in _OFFSET:
         positions -= config.pad_token_id + 1
@@ -156,10 +160,10 @@ def greatest_length(transformers: Any, folder: Path) -> int:
 
 def pad_token(transformers: Any, folder: Path) -> int:
     """The number of the token that the tokenizer in `folder` fills a batch up with."""
-    return _pad(_tokenizer(transformers, folder))
+    return padding(tokenizer_in(transformers, folder))
 
 
-def _tokenizer(transformers: Any, folder: Path) -> Any:
+def tokenizer_in(transformers: Any, folder: Path) -> Any:
     """The tokenizer in `folder`; CheckpointError without one (transformers makes one that knows no word)."""
     try:
         found = transformers.AutoTokenizer.from_pretrained(_model_folder(folder), local_files_only=True)
@@ -172,7 +176,7 @@ def _tokenizer(transformers: Any, folder: Path) -> Any:
     return found
 
 
-def _pad(tokenizer: Any) -> int:
+def padding(tokenizer: Any) -> int:
     """What fills a batch up; masked, so that a tokenizer without such a token may lend its end of text."""
     found = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
     return next(int(token) for token in found if token is not None)
@@ -180,7 +184,7 @@ def _pad(tokenizer: Any) -> int:
 
 def copy_tokenizer(transformers: Any, source: Path, out: Path) -> None:
     """Copy a tokenizer's files as they are: saved by transformers they have other bytes, which a delta must carry."""
-    tokenizer = _tokenizer(transformers, source)
+    tokenizer = tokenizer_in(transformers, source)
     for name in {*_ALL_TOKENIZERS, *tokenizer.vocab_files_names.values()}:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
@@ -195,7 +199,7 @@ def _model_folder(folder: Path) -> Path:
 
 def text_tokenizer(transformers: Any, folder: Path) -> Numbered:
     """The tokenizer in `folder` without the tokens it puts around a text; names are as it spells its tokens."""
-    found = _tokenizer(transformers, folder)
+    found = tokenizer_in(transformers, folder)
 
     def ids(texts: Sequence[str]) -> list[list[int]]:
         rows: list[list[int]] = found(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
