@@ -1,7 +1,7 @@
 """A variant in memory: what it adds beside the base's tensors, its own heads, its words."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -75,7 +75,7 @@ def compiled(
     """
     stored, low = payload.load()
     maker = _Maker(torch, payload, base, frame, threads=threads or default_threads())
-    places = maker.places()
+    places = maker.places({*stored, *low})
     decoded = maker.decoded({tuned: stored[tuned] for tuned in stored if tuned in places})
     parts: dict[str, Beside] = {}
     heads: dict[str, Any] = {}
@@ -123,16 +123,16 @@ class _Maker:
         self._users = Counter(source for source in payload.bases.values() if source is not None)
         self._tied = Counter(frame.sources[n] for n in set(frame.names.values()) if n in frame.sources)
 
-    def places(self) -> dict[str, str]:
+    def places(self, changed: Set[str]) -> dict[str, str]:
         """Every tensor of the variant -> its parameter in the frame.
 
-        Tied twins of another tensor are left out, and whole numbers that the model computes (positions in old files).
-        Raises PlanError for a tensor that the model has no parameter for.
+        Left out are tied twins of another tensor, tensors of the base that this model has no use for, and whole numbers
+        that the model computes (positions in old files). Raises PlanError for a changed tensor without a parameter.
         """
         specs, names = self._frame.specs(), self._frame.names
         pairs = match(specs, self._payload.specs).base_of
         for tuned, spec in self._payload.specs.items():
-            if tuned not in pairs and not spec.floating:
+            if tuned not in pairs and not (spec.floating and tuned in changed):
                 continue
             if tuned not in pairs or specs[pairs[tuned]].shape[1:] != spec.shape[1:]:
                 has = f"a parameter of shape {specs[pairs[tuned]].shape}" if tuned in pairs else "no such parameter"
@@ -254,9 +254,13 @@ _NO_CHANGE: Final = Change(name="", positions=None, before=np.empty(0, np.uint8)
 
 
 def _check_complete(name: str, frame: Frame, parts: Mapping[str, Beside], heads: Mapping[str, Any]) -> None:
-    """Raise PlanError where the model would run with tensors that nobody gives (an unused pooler may be missing)."""
-    missing = [n for n in frame.lacking if n not in parts and "pooler." not in n]
-    if frame.classifies and heads:
+    """Raise PlanError where the model would run with tensors that nobody gives.
+
+    What only heads look at, a pooler, may be missing where there is no head.
+    """
+    classifies = frame.classifies and bool(heads)
+    missing = [n for n in frame.lacking if n not in parts and (classifies or "pooler." not in n)]
+    if classifies:
         missing += [n for n in frame.heads if n not in heads and frame.names[n] not in heads]
     if missing:
         kind = type(frame.model).__name__
