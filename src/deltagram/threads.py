@@ -20,11 +20,16 @@ def default_threads() -> int:
 def ordered(work: Callable[[Item], Result], items: Iterable[Item], *, threads: int) -> Iterator[Result]:
     """`map(work, items)` over a pool: results come in the order of the items, `2 * threads` at most in flight.
 
+    One thread needs no pool: then each item is worked on when its result is asked for.
+
     The first exception is raised at its place in the order, and what was not started is dropped.
 
     >>> list(ordered(abs, [-3, -2, 1], threads=2))
     [3, 2, 1]
     """
+    if threads == 1:
+        yield from map(work, items)
+        return
     flying: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(max_workers=threads) as pool:
         try:
