@@ -1,7 +1,9 @@
 """What one variant adds beside one tensor of the base, as a layer applies it to its rows of a batch."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -88,21 +90,32 @@ Product = Sparse | Narrow | Thin
 class Beside:
     """One tensor of one variant.
 
-    `product` is added to what the base's tensor gives; or `whole` stands in its stead. `rows` follow the base's rows,
-    and `outputs` is how many rows there are then. With `in_place` a patch covers all but `rows`.
+    `product` is added to what the base's tensor gives; or `whole` stands in its stead: made when first asked for, since
+    a variant that is only ever swapped in needs neither. `rows` follow the base's rows, and `outputs` is how many rows
+    there are then. With `in_place` a patch covers all but `rows`.
     """
 
     outputs: int
-    product: Product | None = None
-    whole: Any = None
+    product_of: Callable[[], Product] | None = None
+    whole_of: Callable[[], Any] | None = None
     rows: Any = None
     in_place: bool = False
 
+    @cached_property
+    def product(self) -> Product | None:
+        """What is added, if anything is."""
+        return None if self.product_of is None else self.product_of()
+
+    @cached_property
+    def whole(self) -> Any:
+        """All entries as the variant has them, if they stand in the base's stead."""
+        return None if self.whole_of is None else self.whole_of()
+
     @property
     def nbytes(self) -> int:
-        """Memory held."""
-        product = 0 if self.product is None else self.product.nbytes
-        return product + sum(int(part.nbytes) for part in (self.whole, self.rows) if part is not None)
+        """Memory held by what was made so far."""
+        made = (self.__dict__.get("product"), self.__dict__.get("whole"), self.rows)
+        return sum(int(part.nbytes) for part in made if part is not None)
 
 
 def sparse(torch: Any, change: Change, shape: tuple[int, int], *, dtype: str, transposed: bool, device: str) -> Sparse:

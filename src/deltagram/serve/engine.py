@@ -6,22 +6,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from deltagram.serve.basemodel import load_base
 from deltagram.serve.frames import Frame, Frames
 from deltagram.serve.layers import holding
-from deltagram.serve.payload import of_base, open_payload
+from deltagram.serve.payload import Payload, of_base, open_payload
 from deltagram.serve.requests import Classified, Completion, Embedded
 from deltagram.serve.rows import Segment, sliced
 from deltagram.serve.sampling import Chooser, Ended, Going
 from deltagram.serve.variant import Variant, compiled
 from deltagram.serve.words import Tokenizers
+from deltagram.threads import default_threads
 from deltagram.training.huggingface import libraries
 
 Way = Literal["swap", "mixed"]
+_LARGE: Final = 1 << 25  # bytes of a payload that is decoded on several threads
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +47,8 @@ class Engine:
         threads: int | None = None,
     ) -> None:  # fmt: skip
         with libraries() as (torch, transformers):
-            self._torch, self._threads = torch, threads
+            self._torch, self._threads = torch, threads or default_threads()
+            self._opened: dict[Path, tuple[object, Payload]] = {}
             self.base = load_base(torch, Path(base), digest=digest, dtype=dtype, device=device, threads=threads)
             self._frames = Frames(torch, transformers, self.base)
             self._tokenizers = Tokenizers(transformers)
@@ -58,11 +61,23 @@ class Engine:
         May be called while another thread is being answered: only the base's checkpoint is read.
         Raises as `payload.open_payload` and `variant.compiled` do.
         """
-        payload = of_base(self.base) if folder is None else open_payload(folder, self.base)
-        with self._making, libraries():
+        payload = of_base(self.base) if folder is None else self.opened(folder)
+        with self._making:
             frame = self._frames.of(payload.link, payload.config)
             words = self._tokenizers.of(payload, frame.model.config)
-        return compiled(self._torch, name, payload, self.base, frame, words, threads=self._threads)
+        threads = self._threads if payload.nbytes > _LARGE else 1
+        return compiled(self._torch, name, payload, self.base, frame, words, threads=threads)
+
+    def opened(self, folder: Path) -> Payload:
+        """A variant's folder, its headers read and held against the base: kept for the next time.
+
+        Raises as `payload.open_payload` does.
+        """
+        stamp = tuple((file.stat().st_mtime_ns, file.stat().st_size) for file in sorted(folder.glob("*.safetensors")))
+        found = self._opened.get(folder)
+        if found is None or found[0] != stamp:
+            found = self._opened[folder] = (stamp, open_payload(folder, self.base))
+        return found[1]
 
     def classify(self, rows: Sequence[Row], *, way: Way) -> list[Classified]:
         """The classes of texts."""

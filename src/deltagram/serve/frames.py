@@ -15,6 +15,7 @@ from deltagram.errors import CheckpointError, PlanError
 from deltagram.serve.basemodel import BaseModel
 from deltagram.serve.layers import kind, share
 from deltagram.serve.rows import Switch
+from deltagram.training.huggingface import libraries
 
 _OWN: Final = ("num_labels", "id2label", "label2id", "vocab_size", "_name_or_path", "architectures", "problem_type",
                "transformers_version", "torch_dtype", "dtype", "use_cache", "finetuning_task", "bos_token_id",
@@ -87,7 +88,7 @@ class Frames:
         own = {key: value for key, value in config.items() if key not in _OWN}
         key = json.dumps([own, config.get("architectures")], sort_keys=True)
         if key not in self._made:
-            with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch:
+            with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch, libraries():
                 link(Path(scratch))
                 self._made[key] = self._build(Path(scratch))
         return self._made[key]

@@ -34,6 +34,11 @@ class Payload:
     files: Mapping[str, Path]
     config: Mapping[str, Any]
 
+    @property
+    def nbytes(self) -> int:
+        """Size of what is stored of its tensors."""
+        return 0 if self.form is None else self.form.nbytes
+
     def load(self) -> tuple[Mapping[str, Stored], Mapping[str, Factors]]:
         """Tensors that differ from the base's, decoded and verified: those that are stored, and products of factors."""
         if self.form is None:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,6 @@ from deltagram.serve.frames import Frame
 from deltagram.serve.payload import Payload
 from deltagram.serve.requests import Task
 from deltagram.serve.words import Words
-from deltagram.threads import default_threads
 
 _SMALL: Final = 1 << 16  # entries of a tensor that may be swapped whole
 
@@ -66,7 +66,7 @@ class Variant:
 
 
 def compiled(
-    torch: Any, name: str, payload: Payload, base: BaseModel, frame: Frame, words: Words, *, threads: int | None = None
+    torch: Any, name: str, payload: Payload, base: BaseModel, frame: Frame, words: Words, *, threads: int = 1
 ) -> Variant:  # fmt: skip
     """Decode a variant for its frame.
 
@@ -74,7 +74,7 @@ def compiled(
     for entries that are not finite.
     """
     stored, low = payload.load()
-    maker = _Maker(torch, payload, base, frame, threads=threads or default_threads())
+    maker = _Maker(torch, payload, base, frame, threads=threads)
     places = maker.places({*stored, *low})
     decoded = maker.decoded({tuned: stored[tuned] for tuned in stored if tuned in places})
     parts: dict[str, Beside] = {}
@@ -91,12 +91,14 @@ def compiled(
             if part.in_place:
                 patched[change.name] = change
         elif payload.bases[tuned] != frame.sources.get(place):
-            parts[frame.names[place]] = Beside(
-                outputs=payload.specs[tuned].shape[0], whole=maker.whole(tuned, None, None)
-            )
+            outputs = payload.specs[tuned].shape[0]
+            parts[frame.names[place]] = Beside(outputs=outputs, whole_of=partial(maker.whole, tuned, None, None))
     _check_complete(name, frame, parts, heads)
-    heavy = any(part.whole is not None and part.whole.numel() > _SMALL and not part.in_place for part in parts.values())
-    costly = heavy or any(tuned in low for tuned, place in places.items() if place not in frame.heads)
+    inside = {tuned: frame.names[place] for tuned, place in places.items() if place not in frame.heads}
+    costly = any(
+        tuned in low or (payload.specs[tuned].size > _SMALL and parts[place].whole_of and not parts[place].in_place)
+        for tuned, place in inside.items() if place in parts
+    )  # fmt: skip
     entries = sum(len(change.after) for change in patched.values())
     return Variant(
         name=name, frame=frame, parts=parts, patch=None if costly else Patch(changes=patched), heads=heads,
@@ -185,7 +187,7 @@ class _Maker:
         spec, rows = decoded.stored.spec, self._rows(decoded)
         outputs = spec.shape[0] if spec.shape else 1
         if change is None or source is None or source != self._frame.sources.get(place):
-            return Beside(outputs=outputs, whole=self.whole(tuned, decoded, None)), _NO_CHANGE
+            return Beside(outputs=outputs, whole_of=partial(self.whole, tuned, decoded, None)), _NO_CHANGE
         alone = self._users[source] == 1 and self._tied[source] == 1
         small = isinstance(decoded.stored, Pruned) or spec.size <= _SMALL
         whole_base = decoded.common.shape == self._base.checkpoint.specs[source].shape
@@ -193,9 +195,10 @@ class _Maker:
         moved = self._base.moved(replace(change, name=source), decoded.common.dtype)
         how = self._frame.lies[self._frame.names[place]]
         if how == "other" or len(spec.shape) != 2 or not self._is_thin(decoded):
-            return Beside(outputs=outputs, whole=self.whole(tuned, decoded, None), in_place=in_place), moved
-        product = self._product(decoded, change, transposed=how == "transposed")
-        return Beside(outputs=outputs, product=product, rows=rows, in_place=in_place), moved
+            whole = partial(self.whole, tuned, decoded, None)
+            return Beside(outputs=outputs, whole_of=whole, in_place=in_place), moved
+        product = partial(self._product, decoded, change, transposed=how == "transposed")
+        return Beside(outputs=outputs, product_of=product, rows=rows, in_place=in_place), moved
 
     def _is_thin(self, decoded: _Decoded) -> bool:
         tensor = decoded.stored
@@ -215,9 +218,9 @@ class _Maker:
         """Two thin products, or the merged tensor where the layer is not a product."""
         how, outputs = self._frame.lies[self._frame.names[place]], self._payload.specs[tuned].shape[0]
         if how == "other" or self._payload.bases[tuned] != self._frame.sources.get(place):
-            return Beside(outputs=outputs, whole=self.whole(tuned, None, factors))
-        product = thin(self._torch, factors, transposed=how == "transposed", device=self._base.device)
-        return Beside(outputs=outputs, product=product)
+            return Beside(outputs=outputs, whole_of=partial(self.whole, tuned, None, factors))
+        product = partial(thin, self._torch, factors, transposed=how == "transposed", device=self._base.device)
+        return Beside(outputs=outputs, product_of=product)
 
     def _rows(self, decoded: _Decoded) -> Any:
         if decoded.rows is None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from deltagram.errors import RequestError
 from deltagram.serve.payload import Payload
 from deltagram.serve.requests import Message
-from deltagram.training.huggingface import longest, padding, tokenizer_in
+from deltagram.training.huggingface import libraries, longest, padding, tokenizer_in
 
 Pooling = Literal["mean", "cls", "last"]
 
@@ -77,7 +77,7 @@ class Tokenizers:
         """The words of a variant."""
         key = payload.words()
         if key not in self._loaded:
-            with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch:
+            with tempfile.TemporaryDirectory(prefix="deltagram-") as scratch, libraries():
                 payload.link(Path(scratch))
                 self._loaded[key] = tokenizer_in(self._transformers, Path(scratch))
         tokenizer = self._loaded[key]
