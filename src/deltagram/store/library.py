@@ -61,6 +61,9 @@ def open_base(path: Path) -> LibraryBase:
         raise LibraryError(
             str(path), what, expected="a library", fix="make one: deltagram library init BASE DIR"
         )  # fmt: skip
+    for name in (VARIANTS, PAYLOADS):
+        if (path / name).is_symlink() or not (path / name).is_dir():
+            raise LibraryError(str(path / name), "is no directory", expected="one, as every library has")
     return read_base(file.read_bytes(), where=str(file)).seen_from(path)
 
 

@@ -131,6 +131,8 @@ def read_base(data: bytes, *, where: str) -> LibraryBase:
 def read_entry(data: bytes, *, name: str, where: str) -> Entry:
     """The entry of the variant `name`. Raises LibraryError for one that is damaged, or is another's."""
     entry = _parsed(Entry, _unsealed(data, where=where), where=where)
+    if not _NAME.fullmatch(name) or name.lower() == RESERVED:
+        raise LibraryError(where, "is named as no variant can be", fix="take it away")
     if entry.name != name:
         raise LibraryError(where, f"is the entry of {entry.name!r}", expected=repr(name), fix=_again(name))
     if entry.payload != folder_digest(entry.files):

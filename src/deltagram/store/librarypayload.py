@@ -18,6 +18,7 @@ from deltagram.store.libraryentry import PayloadFile
 from deltagram.store.parts import may_travel
 
 _BLOCK: Final = 1 << 20
+_FIX: Final = "bring it back from a copy, or add the variant again with --force"
 
 
 def kind_of(folder: Path) -> str:
@@ -47,7 +48,7 @@ def adapter_names(folder: Path) -> tuple[str, ...]:
 
 
 def identify(folder: Path, names: Sequence[str]) -> dict[str, PayloadFile]:
-    """Digest and size of these files. Raises LibraryError for a link that leaves the folder, and for what is no file."""
+    """Digest and size of these files. Raises LibraryError for one that a link takes elsewhere, or that is none."""
     real = folder.resolve()
     found: dict[str, PayloadFile] = {}
     for name in names:
@@ -81,3 +82,26 @@ def copy_files(folder: Path, files: Mapping[str, PayloadFile], out: Path, *, cop
             os.fsync(target.fileno())
         if digest.hexdigest() != file.digest:
             raise LibraryError(str(folder / name), "changed while it was copied", fix="add it again")
+
+
+def check_files(place: Path, files: Mapping[str, PayloadFile], *, name: str) -> None:
+    """Raise LibraryError unless a directory holds exactly these files of the variant `name`, to the last byte."""
+    if place.is_symlink() or not place.is_dir():
+        raise LibraryError(str(place), f"is missing, and the entry of {name} names it", fix=_FIX)
+    folders = {parent.as_posix() for file in files for parent in Path(file).parents}
+    for path in sorted(place.rglob("*")):
+        inside = path.relative_to(place).as_posix()
+        if path.is_symlink() or not (inside in files if path.is_file() else inside in folders):
+            raise LibraryError(str(path), f"is no file of the variant {name}", fix="take it away")
+    for file, said in files.items():
+        _check_file(place / file, said)
+
+
+def _check_file(path: Path, said: PayloadFile) -> None:
+    if not path.is_file():
+        raise LibraryError(str(path), "is missing", expected=f"{said.bytes:,} bytes", fix=_FIX)
+    digest, size = file_digest(path)
+    if size != said.bytes:
+        raise LibraryError(str(path), f"has {size:,} bytes", expected=f"{said.bytes:,}", fix=_FIX)
+    if digest != said.digest:
+        raise LibraryError(str(path), f"has digest {digest[:16]}...", expected=f"{said.digest[:16]}...", fix=_FIX)

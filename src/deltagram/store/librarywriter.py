@@ -13,7 +13,7 @@ from typing import Final
 from deltagram.errors import LibraryError, OutputError
 from deltagram.store.library import FILE, LOCK, PAYLOADS, VARIANTS, open_base, read_entries
 from deltagram.store.libraryentry import Entry, LibraryBase
-from deltagram.store.librarypayload import copy_files
+from deltagram.store.librarypayload import check_files, copy_files
 from deltagram.store.staging import fsync_path, recover, staged
 
 STAGED: Final = ".staged-"  # payloads on their way in, or out
@@ -22,6 +22,8 @@ STAGED: Final = ".staged-"  # payloads on their way in, or out
 def create(path: Path, base: LibraryBase) -> None:
     """Make an empty library at `path`, which must not exist. Raises OutputError."""
     recover(path)
+    if os.path.lexists(path):
+        raise OutputError(str(path), "exists already", fix="choose another place for the library")
     with staged(path) as folder:
         (folder / VARIANTS).mkdir()
         (folder / PAYLOADS).mkdir()
@@ -31,7 +33,7 @@ def create(path: Path, base: LibraryBase) -> None:
 
 @contextmanager
 def locked(path: Path, *, shared: bool = False, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold the lock of a library; `waiting` is called once if another holds it. It ends with the process that has it."""
+    """Hold the lock of a library, which ends with the process; `waiting` is called once if another holds it."""
     try:
         fd = os.open(path / LOCK, os.O_RDONLY | os.O_NOFOLLOW | (0 if shared else os.O_CREAT), 0o644)
     except OSError as fault:
@@ -102,12 +104,7 @@ class Writer:
         used = {entry.payload for entry in entries.values()}
         stale = [*leftovers(self.path, used if not faults else None)]
         for path in stale:
-            if path.is_dir() and not path.is_symlink():
-                aside = path.parent / f"{STAGED}{secrets.token_hex(6)}"
-                path.rename(aside)  # so that it is never seen half there
-                shutil.rmtree(aside)
-            else:
-                path.unlink()
+            _take_away(path)
         return len(stale)
 
     def _names(self) -> list[str]:
@@ -115,7 +112,7 @@ class Writer:
 
     def _stage(self, entry: Entry, source: Path, *, copied: Callable[[int], None]) -> bool:
         place = self.path / PAYLOADS / entry.payload
-        if place.is_dir():
+        if _intact(place, entry):
             return True
         folder = self.path / PAYLOADS / f"{STAGED}{secrets.token_hex(6)}"
         folder.mkdir()
@@ -123,6 +120,7 @@ class Writer:
             copy_files(source, entry.files, folder, copied=copied)
             for parent, _, _ in os.walk(folder):
                 fsync_path(Path(parent))
+            _take_away(place)  # where it is damaged
             folder.rename(place)
             fsync_path(place.parent)
         except BaseException:
@@ -138,6 +136,24 @@ class Writer:
             os.fsync(out.fileno())
         fresh.replace(file)
         fsync_path(file.parent)
+
+
+def _intact(place: Path, entry: Entry) -> bool:
+    try:
+        check_files(place, entry.files, name=entry.name)
+    except LibraryError:
+        return False
+    return True
+
+
+def _take_away(path: Path) -> None:
+    """Remove what is there, if anything; a directory is never seen half there."""
+    if path.is_dir() and not path.is_symlink():
+        aside = path.parent / f"{STAGED}{secrets.token_hex(6)}"
+        path.rename(aside)
+        shutil.rmtree(aside)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
