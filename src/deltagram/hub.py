@@ -1,10 +1,9 @@
-"""Models named by a Hub id, and libraries published there, where the network allows: a door, since it opens a socket."""
+"""Models named by a Hub id, and repositories of libraries, where the network allows: a door, it opens a socket."""
 
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,36 +44,35 @@ def locate(model: str) -> Path:
         ) from None
 
 
-@dataclass(frozen=True, kw_only=True)
 class Repository:
     """A model repository of the Hub through huggingface_hub, which also finds the token; for `library push` and `pull`.
 
     Every method raises ExtraError without huggingface_hub, LibraryError where the Hub does not do it.
     """
 
-    name: str
-    revision: str | None = None
-    commits: dict[str, str] = field(default_factory=dict)  # the one that is read, once it is known
+    def __init__(self, name: str, *, revision: str | None = None) -> None:
+        self.name, self._revision = name, revision
+        self._commit = revision  # the one that is read, once it is known
 
     def create(self, *, private: bool) -> None:
         """Make it, and the branch, if they are not there."""
         with self._asked("did not make it") as client:
             client.create_repo(self.name, private=private or None, exist_ok=True)
-            if self.revision is not None:
-                client.create_branch(self.name, branch=self.revision, exist_ok=True)
+            if self._revision is not None:
+                client.create_branch(self.name, branch=self._revision, exist_ok=True)
 
     def files(self) -> Sequence[str]:
         """The paths of all its files; from now on `fetch` takes them of the commit that is seen here."""
         with self._asked("did not give it") as client:
-            found = client.HfApi().model_info(self.name, revision=self.revision)
-            self.commits[self.name] = str(found.sha)
+            found = client.HfApi().model_info(self.name, revision=self._revision)
+            self._commit = str(found.sha)
             return [str(file.rfilename) for file in found.siblings or ()]
 
     def fetch(self, folder: Path, paths: Sequence[str]) -> None:
         """Download these files into a directory, as plain files."""
         with self._asked("did not give it") as client:
             client.snapshot_download(
-                self.name, revision=self.commits.get(self.name, self.revision), local_dir=folder,
+                self.name, revision=self._commit, local_dir=folder,
                 allow_patterns=[_escaped(path) for path in paths],
             )  # fmt: skip
 
@@ -82,7 +80,7 @@ class Repository:
         """Upload a directory; what else matches the globs `replaced` goes. Returns where to see it."""
         with self._asked("did not take it") as client:
             done = client.HfApi().upload_folder(
-                repo_id=self.name, folder_path=folder, revision=self.revision, delete_patterns=list(replaced),
+                repo_id=self.name, folder_path=folder, revision=self._revision, delete_patterns=list(replaced),
                 commit_message=message,
             )  # fmt: skip
             return str(done.commit_url)

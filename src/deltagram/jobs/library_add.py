@@ -29,7 +29,8 @@ def library_add(
 
     All of it is checked first, as `verify` does, and that it belongs to the library's base. Readers see the variant
     whole or not at all. `quality`: numbers by metric; `record`: a file whose last line is a record of `train`,
-    `select` or `rescale` that holds one. `force` replaces a variant of that name. `locate` finds the base, which
+    `select` or `rescale` that holds one. `force` replaces a variant of that name; equal bytes keep
+    its note and quality. `locate` finds the base, which
     adapters are checked against. `numbers`: its entry, and whether its payload was there under another name.
 
     Raises LibraryError, SettingError, BaseError, FormatError, CheckpointError, PlanError or OutputError; the library
@@ -42,8 +43,11 @@ def library_add(
     said = open_base(library)
     backend.prepare(progress=progress)
     found = examine(variant, BaseModel(said, locate, progress), said, progress=progress)
-    entry = found.entry(named, note=note, quality=measured)
     with writing(library, waiting=waiting(library, progress)) as writer:
+        before = writer.held(named)
+        if before is not None and before.payload == found.payload:  # what was known of these bytes stays known
+            note, measured = note or before.note, {**before.quality, **measured}
+        entry = found.entry(named, note=note, quality=measured)
         shared = put(writer, found, entry, force=force, progress=progress)
     numbers = {
         **meter.numbers(), **entry.model_dump(mode="json", exclude={"files", "version"}), "base_bytes": said.bytes,

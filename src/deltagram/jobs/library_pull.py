@@ -29,12 +29,13 @@ def library_pull(
     locate: Locate = Path,
     progress: Progress = SILENT,
 ) -> Record:
-    """Add variants (all unless named) from a repository that `library_push` made, or the one delta or PEFT adapter
-    at a repository's root, under `name` (else the repository's).
+    """Add variants (all unless named) from a repository that `library_push` made.
+
+    Of a repository that holds one delta or PEFT adapter at its root, that, under `name` (else the repository's).
 
     Everything is checked as `library_add` does before any of it is added; nothing is written outside of the library.
     Raises what `library_add` does, and BaseError for variants of another base.
-    """  # noqa: D205 - the first sentence is one idea
+    """
     meter = Meter.start()
     library = Path(library)
     said = open_base(library)
@@ -88,7 +89,7 @@ def _lone(remote: Remote) -> list[str]:
             remote.name, "holds no library, delta or adapter", expected=f"library.json, {NAME} or {CONFIG}",
             fix="prune a fine-tuned checkpoint to a delta: deltagram prune BASE TUNED DELTA",
         )  # fmt: skip
-    return [file for file in files if any(fnmatchcase(file, pattern) for pattern in PAYLOAD) and _plain(file)]
+    return [file for file in files if _plain(file)]
 
 
 def _checked(remote: Remote, entry: str, file: str) -> bool:
@@ -100,9 +101,10 @@ def _checked(remote: Remote, entry: str, file: str) -> bool:
 
 def _plain(file: str) -> bool:
     """Whether a path stays in its folder and is of a kind that travels."""
+    known = any(fnmatchcase(file, pattern) for pattern in PAYLOAD)
     inside = not PurePosixPath(file).is_absolute() and ".." not in PurePosixPath(file).parts and "\\" not in file
     tensors = file.endswith((".safetensors", ".safetensors.index.json")) and "/" not in file and file[0] != "."
-    return inside and file.isprintable() and (tensors or may_travel(file))
+    return known and inside and file.isprintable() and (tensors or may_travel(file))
 
 
 def _entry(name: str, variant: Variant, given: Entry | None, remote: Remote) -> Entry:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from deltagram.jobs.libraryadding import same_base
 from deltagram.jobs.librarycard import library_card, public_base
-from deltagram.jobs.libraryremote import CARD, ENTRY, Remote, chosen, published
+from deltagram.jobs.libraryremote import CARD, Remote, chosen, published
 from deltagram.progress import SILENT, Progress
 from deltagram.records import Meter, Record
 from deltagram.store.library import FILE, Library, open_library
+from deltagram.store.libraryentry import ENTRY
 from deltagram.store.librarypayload import check_files
 
 

@@ -1,4 +1,4 @@
-"""How a library lies in a repository of the Hub, and what of it is read: entries first, payloads when they are wanted."""
+"""How a library lies in a repository of the Hub, and what of it is read: entries first, payloads when wanted."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import Final, Protocol
 from deltagram.errors import LibraryError, SettingError
 from deltagram.store.companions import ALLOWED
 from deltagram.store.library import FILE
-from deltagram.store.libraryentry import Entry, LibraryBase, check_name, read_base, read_entry
+from deltagram.store.libraryentry import ENTRY, Entry, LibraryBase, check_name, read_base, read_entry
 
-ENTRY: Final = "variant.json"
 CARD: Final = "README.md"
 PAYLOAD: Final = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", *ALLOWED)
 

@@ -15,6 +15,7 @@ from deltagram.store.strict import Digest, Size, Strict
 
 FORMAT: Final = "deltagram-library"
 VERSION: Final = 1
+ENTRY: Final = "variant.json"  # what an entry is called beside its payload, where it is published
 RESERVED: Final = "base"  # under which the base itself answers
 LONGEST: Final = 96
 _NAME: Final = re.compile(rf"[A-Za-z0-9_-][A-Za-z0-9._-]{{0,{LONGEST - 1}}}")

@@ -14,7 +14,7 @@ from deltagram.store.adapter_config import CONFIG, WEIGHTS
 from deltagram.store.companions import ALLOWED, file_digest
 from deltagram.store.deltafile import Delta
 from deltagram.store.directory import INDEX, NAME
-from deltagram.store.libraryentry import PayloadFile
+from deltagram.store.libraryentry import ENTRY, PayloadFile
 from deltagram.store.parts import may_travel
 
 _BLOCK: Final = 1 << 20
@@ -52,6 +52,11 @@ def identify(folder: Path, names: Sequence[str]) -> dict[str, PayloadFile]:
     real = folder.resolve()
     found: dict[str, PayloadFile] = {}
     for name in names:
+        if not _known(name):
+            raise LibraryError(
+                str(folder / name), "is of no kind that a library keeps",
+                expected="tensors, configuration, tokenizer, license or code", fix="make the variant without it",
+            )  # fmt: skip
         target = (folder / name).resolve()
         if not target.is_relative_to(real):
             raise LibraryError(
@@ -63,6 +68,13 @@ def identify(folder: Path, names: Sequence[str]) -> dict[str, PayloadFile]:
         digest, size = file_digest(target)
         found[name] = PayloadFile(digest=digest, bytes=size)
     return found
+
+
+def _known(name: str) -> bool:
+    """Whether a file is one of those that make up a variant."""
+    own = name in (NAME, INDEX, scales.NAME, WEIGHTS, CONFIG) or fnmatchcase(name, "delta-*-of-*.safetensors")
+    carried = any(fnmatchcase(name, pattern) for pattern in ALLOWED) or name.endswith(".py")
+    return name != ENTRY and (own or (carried and may_travel(name)))
 
 
 def copy_files(folder: Path, files: Mapping[str, PayloadFile], out: Path, *, copied: Callable[[int], None]) -> None:

@@ -85,6 +85,10 @@ class Writer:
             self.clear()
         return shared
 
+    def held(self, name: str) -> Entry | None:
+        """The entry of a variant, if there is one that can be read."""
+        return read_entries(self.path)[0].get(name)
+
     def drop(self, name: str) -> None:
         """Take a variant away, and its payload if no other has it. Raises LibraryError for a name it has not."""
         names = self._names()
