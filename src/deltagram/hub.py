@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +58,9 @@ class Repository:
     def create(self, *, private: bool) -> None:
         """Make it, and the branch, if they are not there."""
         with self._asked("did not make it") as client:
-            client.create_repo(self.name, private=private or None, exist_ok=True)
+            client.HfApi().create_repo(self.name, private=private or None, exist_ok=True)
             if self._revision is not None:
-                client.create_branch(self.name, branch=self._revision, exist_ok=True)
+                client.HfApi().create_branch(self.name, branch=self._revision, exist_ok=True)
 
     def files(self) -> Sequence[str]:
         """The paths of all its files; from now on `fetch` takes them of the commit that is seen here."""
@@ -71,7 +72,7 @@ class Repository:
     def fetch(self, folder: Path, paths: Sequence[str]) -> None:
         """Download these files into a directory, as plain files."""
         with self._asked("did not give it") as client:
-            client.snapshot_download(
+            client.HfApi().snapshot_download(
                 self.name, revision=self._commit, local_dir=folder,
                 allow_patterns=[_escaped(path) for path in paths],
             )  # fmt: skip
@@ -90,12 +91,15 @@ class Repository:
         """The Hub's client; its faults become one sentence."""
         try:
             import huggingface_hub  # noqa: PLC0415 - an extra
-            from huggingface_hub import errors  # noqa: PLC0415
+            from huggingface_hub import errors, utils  # noqa: PLC0415
         except ImportError:
             raise ExtraError(
                 self.name, "push and pull need huggingface_hub", fix="pip install 'deltagram[hf]'"
             ) from None
         faults = (*(getattr(errors, fault, OSError) for fault in _FAULTS), RuntimeError, ValueError)
+        silence = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
+        if silence:
+            utils.disable_progress_bars()
         try:
             yield huggingface_hub
         except faults as fault:
@@ -104,6 +108,9 @@ class Repository:
                 self.name, f"the Hub {what} ({reason})",
                 fix="check the spelling, the network, and that you are logged in with the right to do this",
             ) from None  # fmt: skip
+        finally:
+            if silence:
+                utils.enable_progress_bars()
 
 
 def _escaped(path: str) -> str:

@@ -79,7 +79,7 @@ class LibraryBase(Strict):
 
     def seen_from(self, library: Path) -> "LibraryBase":
         """The same with a name that can be opened from the working directory."""
-        if self.where == "hub":
+        if self.where == "hub" or Path(self.name).is_absolute():
             return self
         target = os.path.normpath(os.path.join(os.path.realpath(library), self.name))  # noqa: PTH118 - see below
         # Both are real, so `..` is lexical here; pathlib does not take it away.
