@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         if repo is None or (repo.private and "Authorization" not in self.headers):
             self._refuse(404, "RepoNotFound", "Repository not found")
             return
-        what, revision = (words + ["", ""])[:2] if words else ("revision", "main")
+        what, revision = [*words, "", ""][:2] if words else ("revision", "main")
         sha = repo.sha(revision or "main")
         if what == "branch":
             exists = revision in repo.branches

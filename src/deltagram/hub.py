@@ -97,9 +97,10 @@ class Repository:
                 self.name, "push and pull need huggingface_hub", fix="pip install 'deltagram[hf]'"
             ) from None
         faults = (*(getattr(errors, fault, OSError) for fault in _FAULTS), RuntimeError, ValueError)
-        silence = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
+        bars: Any = utils  # whose names are re-exported in a way that type checkers do not see
+        silence = not sys.stderr.isatty() and not bars.are_progress_bars_disabled()
         if silence:
-            utils.disable_progress_bars()
+            bars.disable_progress_bars()
         try:
             yield huggingface_hub
         except faults as fault:
@@ -110,7 +111,7 @@ class Repository:
             ) from None  # fmt: skip
         finally:
             if silence:
-                utils.enable_progress_bars()
+                bars.enable_progress_bars()
 
 
 def _escaped(path: str) -> str:

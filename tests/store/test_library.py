@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,8 +28,8 @@ FILES = {
     "config.json": PayloadFile(digest="b" * 64, bytes=7),
 }
 ENTRY = Entry(
-    name="mail", kind="delta", payload=folder_digest(FILES), bytes=12, files=FILES, method="random", keep=0.1, values="bf16",
-    divide_by="0.1", tuned="tuned", added="2026-01-01T00:00:00+00:00", note="a note", quality={"accuracy": 0.5},
+    name="mail", kind="delta", payload=folder_digest(FILES), bytes=12, files=FILES, method="random", keep=0.1,
+    values="bf16", divide_by="0.1", tuned="tuned", added="2026-01-01T00:00:00+00:00", note="a note", quality={"accuracy": 0.5},
 )  # fmt: skip
 names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,95}", fullmatch=True).filter(lambda name: name.lower() != "base")
 
@@ -60,8 +61,6 @@ def test_a_cut_library_file_is_refused(cut: int) -> None:
 
 
 def test_a_folder_s_digest_is_what_the_page_says() -> None:
-    from blake3 import blake3
-
     said = b"".join(
         len(name.encode()).to_bytes(8, "little") + name.encode() + file.bytes.to_bytes(8, "little")
         + bytes.fromhex(file.digest)
@@ -71,15 +70,12 @@ def test_a_folder_s_digest_is_what_the_page_says() -> None:
     assert folder_digest(dict(reversed(FILES.items()))) == folder_digest(FILES)
 
 
+RULE = "cannot name a variant, expected at most 96 letters, digits, '.', '_' and '-', the first no '.'"
 BAD_NAMES = {
     "base": "--name: 'base' is the base's own name; choose another name",
     "BASE": "--name: 'BASE' is the base's own name; choose another name",
-    **{
-        name: f"--name: {name!r} cannot name a variant, expected at most 96 letters, digits, '.', '_' and '-', the first no '.'"
-        for name in ("", ".", "..", ".hidden", "a/b", "a b", "a\nb", "naïve", "a\x00")
-    },
-    "x" * 97: f"--name: '{'x' * 96}...' cannot name a variant, expected at most 96 letters, digits, '.', '_' and '-', "
-    "the first no '.'",
+    **{name: f"--name: {name!r} {RULE}" for name in ("", ".", "..", ".hidden", "a/b", "a b", "a\nb", "naïve", "a\x00")},
+    "x" * 97: f"--name: '{'x' * 96}...' {RULE}",
 }
 
 

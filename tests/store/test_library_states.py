@@ -1,14 +1,13 @@
 """Any order of adding, replacing and removing leaves what a dictionary would hold, each payload once."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from checkpoints import write_checkpoint
 from deltagram.errors import LibraryError
@@ -22,17 +21,10 @@ names = st.sampled_from(["a", "A", "b", "B.2", "b.2", "_x"])
 class Libraries(RuleBasedStateMachine):
     """A library beside a dictionary from name to delta."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="library-states-"))
-        rng = np.random.default_rng(0)
-        base = {"w.weight": rng.standard_normal((16, 16)).astype(np.float32)}
-        write_checkpoint(self.folder / "base", base)
-        write_checkpoint(self.folder / "tuned", {"w.weight": base["w.weight"] + np.float32(0.01)})
-        for seed, name in enumerate(DELTAS):
-            prune(self.folder / "base", self.folder / "tuned", self.folder / name, keep=0.1, seed=seed)
-        self.library = self.folder / "lib"
-        library_init(self.folder / "base", self.library)
+        self.folder, self.library = folder, folder / "lib"
+        library_init(folder / "base", self.library)
         self.held: dict[str, str] = {}
 
     @rule(name=names, delta=st.sampled_from(DELTAS), force=st.booleans())
@@ -72,8 +64,15 @@ class Libraries(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         assert library_verify(self.library, base=self.folder / "base").numbers["faults"] == []
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.library)
 
 
-TestLibraries = Libraries.TestCase
-TestLibraries.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+def test_any_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = {"w.weight": rng.standard_normal((16, 16)).astype(np.float32)}
+    write_checkpoint(tmp_path / "base", base)
+    write_checkpoint(tmp_path / "tuned", {"w.weight": base["w.weight"] + np.float32(0.01)})
+    for seed, name in enumerate(DELTAS):
+        prune(tmp_path / "base", tmp_path / "tuned", tmp_path / name, keep=0.1, seed=seed)
+    few = settings(max_examples=12, stateful_step_count=12, deadline=None)
+    run_state_machine_as_test(lambda: Libraries(tmp_path), settings=few)

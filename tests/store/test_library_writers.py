@@ -1,4 +1,4 @@
-"""Writers that are killed, several at once, and in any order: the library opens, is sound, and takes the next change."""
+"""Writers that are killed, and several at once: the library opens, is sound, and takes the next change."""
 
 import subprocess
 import sys
@@ -62,6 +62,7 @@ def sound(*, leftovers):
     assert not found["faults"], found["faults"]
     assert leftovers or not found["leftovers"], found["leftovers"]
 
+jobs.library_verify(lib, base="base")  # loads what children then have
 shutil.copytree(lib, "kept")
 before = state()
 forked(work)
@@ -90,6 +91,8 @@ CROWD = """
 import os, sys, traceback
 from deltagram import jobs
 from deltagram.store import open_library
+
+jobs.library_verify("lib")
 
 def write(number):
     for turn in range(6):

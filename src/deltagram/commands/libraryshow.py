@@ -81,11 +81,8 @@ def show_push(record: "Record") -> None:
     """What is published now, and where."""
     n = record.numbers
     kept = f"; {len(n['kept'])} more were there" if n["kept"] else ""
-    show.out().print(
-        f"{show.plain(record.settings['repo'])}: {_count(len(n['variants']), 'variant')}, {show.size(n['bytes'])}{kept}; "
-        f"{show.plain(n['url'])}",
-        soft_wrap=True,
-    )
+    what = f"{_count(len(n['variants']), 'variant')}, {show.size(n['bytes'])}{kept}"
+    show.out().print(f"{show.plain(record.settings['repo'])}: {what}; {show.plain(n['url'])}", soft_wrap=True)
 
 
 def show_pull(record: "Record") -> None:

@@ -71,7 +71,7 @@ def read_entries(path: Path) -> tuple[dict[str, Entry], dict[str, LibraryError]]
     """The entries of a library by name, and what is wrong with those that cannot be read."""
     entries: dict[str, Entry] = {}
     faults: dict[str, LibraryError] = {}
-    for file in sorted((path / VARIANTS).glob("*.json")):
+    for file in sorted((path / VARIANTS).glob("*.json"), key=lambda file: file.stem):
         if file.name.startswith("."):
             continue  # on its way in, or left by a run that was killed
         try:
