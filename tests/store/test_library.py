@@ -29,7 +29,8 @@ FILES = {
 }
 ENTRY = Entry(
     name="mail", kind="delta", payload=folder_digest(FILES), bytes=12, files=FILES, method="random", keep=0.1,
-    values="bf16", divide_by="0.1", tuned="tuned", added="2026-01-01T00:00:00+00:00", note="a note", quality={"accuracy": 0.5},
+    values="bf16", divide_by="0.1", tuned="tuned", added="2026-01-01T00:00:00+00:00", note="a note",
+    quality={"accuracy": 0.5},
 )  # fmt: skip
 names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,95}", fullmatch=True).filter(lambda name: name.lower() != "base")
 

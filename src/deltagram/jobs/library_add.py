@@ -27,11 +27,9 @@ def library_add(
 ) -> Record:
     """Copy the delta or PEFT adapter in the directory `variant` into a library, under `name` (else the directory's).
 
-    All of it is checked first, as `verify` does, and that it belongs to the library's base. Readers see the variant
-    whole or not at all. `quality`: numbers by metric; `record`: a file whose last line is a record of `train`,
-    `select` or `rescale` that holds one. `force` replaces a variant of that name; equal bytes keep
-    its note and quality. `locate` finds the base, which
-    adapters are checked against. `numbers`: its entry, and whether its payload was there under another name.
+    All of it is checked first, as `verify` does, and that it belongs to the library's base; an adapter against the base
+    itself, which `locate` finds. `quality`: numbers by metric; `record`: a file whose last line is a record of `train`,
+    `select` or `rescale` that holds one. `force` replaces a variant of that name; equal bytes keep its note and quality.
 
     Raises LibraryError, SettingError, BaseError, FormatError, CheckpointError, PlanError or OutputError; the library
     is then as it was.

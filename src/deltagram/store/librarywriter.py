@@ -57,7 +57,6 @@ class Writer:
     """The one that may change a library now."""
 
     path: Path
-    base: LibraryBase
 
     def check_free(self, name: str, *, force: bool) -> None:
         """Raise LibraryError for a name that is taken (unless `force`), or that differs by case alone from one."""
@@ -168,7 +167,7 @@ def writing(path: Path, *, waiting: Callable[[], None] = lambda: None) -> Iterat
     """
     open_base(path)
     with locked(path, waiting=waiting):
-        writer = Writer(path=path, base=open_base(path))
+        writer = Writer(path=path)
         try:
             writer.clear()
             yield writer
