@@ -29,7 +29,7 @@ def library_add(
 
     All of it is checked first, as `verify` does, and that it belongs to the library's base; an adapter against the base
     itself, which `locate` finds. `quality`: numbers by metric; `record`: a file whose last line is a record of `train`,
-    `select` or `rescale` that holds one. `force` replaces a variant of that name; equal bytes keep its note and quality.
+    `select` or `rescale` that holds one. `force` replaces a variant of that name; equal bytes keep note and quality.
 
     Raises LibraryError, SettingError, BaseError, FormatError, CheckpointError, PlanError or OutputError; the library
     is then as it was.
