@@ -35,6 +35,8 @@ JOBS = (
     "inspect delta", "inspect listed --tensors --json", "verify delta", "verify exact --base base",
     "merge base delta tuned merged --method ties --density 0.5", "merge base delta delta2 again --as delta",
     "rescale delta --divide-by 0.5", "restore base delta back", "restore base exact back.safetensors",
+    "library init base lib", "library add lib delta", "library add lib exact --name other", "library list lib",
+    "library verify lib --base base", "library remove lib other",
 )  # fmt: skip
 
 
@@ -78,5 +80,10 @@ def test_each_name_in_jobs_is_the_job(name: str) -> None:
 
 
 def test_jobs_are_the_verbs_of_the_command_line() -> None:
-    registered = importlib.import_module("deltagram.cli").app.registered_commands
-    assert {command.callback.__name__ for command in registered} == {*jobs.__all__, papers.reproduce.__name__}
+    app = importlib.import_module("deltagram.cli").app
+    found = {command.callback.__name__ for command in app.registered_commands}
+    for family in app.registered_groups:
+        name = family.typer_instance.info.name
+        commands = family.typer_instance.registered_commands
+        found |= {f"{name}_{command.callback.__name__.rstrip('_')}" for command in commands}
+    assert found == {*jobs.__all__, papers.reproduce.__name__}

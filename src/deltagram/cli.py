@@ -13,6 +13,7 @@ from deltagram.commands import (
     demo,
     diagnose,
     export,
+    library,
     measure,
     merge,
     predict,
@@ -54,6 +55,7 @@ for command in (
     tokens.tokens, demo.demo, reproduce.reproduce,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(library.library)
 
 
 def main() -> None:
