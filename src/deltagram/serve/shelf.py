@@ -12,8 +12,7 @@ class Shelf:
 
     def __init__(self, path: Path) -> None:
         self._path, self._lock = path, threading.Lock()
-        self._stamp = self._now()
-        self._library = open_library(path)
+        self._library, self._stamp = open_library(path), -1  # read again when first asked: it may change meanwhile
 
     @property
     def base(self) -> LibraryBase:
