@@ -142,10 +142,10 @@ def padded(texts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, mask
 
 
-def models(engine: Engine, variants: Sequence[Variant], full: Path) -> list[Any]:
+def models(count: int, full: Path) -> list[Any]:
     """One full model a variant: the first is loaded, the rest are copies with memory of their own."""
     first = transformers.AutoModelForSequenceClassification.from_pretrained(full).eval()
-    return [first, *(type(first)(first.config).eval() for _ in variants[1:])]
+    return [first, *(type(first)(first.config).eval() for _ in range(count - 1))]
 
 
 def adapted(base: Path, count: int, *, target: int) -> tuple[Any, int]:
@@ -172,7 +172,7 @@ def throughput(
     texts, chosen = requests(rows), variants[:spread]
     batch = [Row(variant=chosen[i % spread], ids=text) for i, text in enumerate(texts)]
     groups = [[text for i, text in enumerate(texts) if i % spread == number] for number in range(spread)]
-    full_models = models(engine, chosen, full)
+    full_models = models(spread, full)
     peft_model, rank = adapted(base, spread, target=size)
     whole, parts = padded(texts), [padded(group) for group in groups]
     names = [f"a{i % spread}" for i in range(rows)]
@@ -201,7 +201,7 @@ def throughput(
     time_of = {name: median(values) for name, values in found.items()}
     what = f"{rows} rows over {spread} variant{'s' if spread > 1 else ''}"
     bound = 2 if spread == 10 else None
-    del full_models, peft_model
+    full_models.clear()
     gc.collect()
     return [
         Line(what=f"{what}: mixed", ours=time_of["mixed"], beside="one model", theirs=time_of["one"], at_most=bound),
@@ -255,8 +255,8 @@ def main() -> None:
             )  # fmt: skip
     table(
         f"{given.variants} variants of all-MiniLM-L6-v2 on one base", lines,
-        f"keep {given.keep:.3g}, values {given.values}, {torch.get_num_threads()} threads of torch {torch.__version__}; "
-        f"loading all took {loading:.2f} s",
+        f"keep {given.keep:.3g}, values {given.values}, {torch.get_num_threads()} threads of torch {torch.__version__}.",
+        f"Loading all variants took {loading:.2f} s.",
     )  # fmt: skip
 
 
