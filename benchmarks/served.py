@@ -255,7 +255,7 @@ def main() -> None:
             )  # fmt: skip
     table(
         f"{given.variants} variants of all-MiniLM-L6-v2 on one base", lines,
-        f"keep {given.keep:.3g}, values {given.values}, {torch.get_num_threads()} threads of torch {torch.__version__}.",
+        f"keep {given.keep:.3g}, values {given.values}; {torch.get_num_threads()} threads of torch {torch.__version__}",
         f"Loading all variants took {loading:.2f} s.",
     )  # fmt: skip
 
