@@ -1,5 +1,8 @@
 """The HTTP door: routes, errors and the gate before them, put together around a service."""
 
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
+
 from deltagram.serve.app_door import Door
 from deltagram.serve.app_errors import add_error_handlers
 from deltagram.serve.app_gate import Gate, Rules
@@ -11,9 +14,6 @@ from deltagram.serve.app_page import page_router
 from deltagram.serve.app_status import About, status_router
 from deltagram.serve.metrics import Metrics
 from deltagram.serve.requests import Service
-
-from fastapi import Depends, FastAPI
-from fastapi.security import HTTPBearer
 
 _ABOUT = "Many fine-tuned variants on one base: OpenAI's endpoints, with a variant's name as the model."
 

@@ -43,7 +43,7 @@ class ErrorAnswer(BaseModel):
 
 
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    "4XX": {"model": ErrorAnswer, "description": "Refused: the request is at fault, or there are too many"},
+    "4XX": {"model": ErrorAnswer, "description": "ParameterError: the request is at fault, or there are too many"},
     "5XX": {"model": ErrorAnswer, "description": "Not answered: closing, too late, a variant or the server at fault"},
 }
 
@@ -56,7 +56,9 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _fault)
 
 
-def error_response(status: int, message: str, *, code: str, param: str | None = None, headers: dict[str, str] | None = None) -> JSONResponse:  # fmt: skip
+def error_response(
+    status: int, message: str, *, code: str, param: str | None = None, headers: dict[str, str] | None = None,
+) -> JSONResponse:  # fmt: skip
     """An error as a response."""
     return JSONResponse(error_body(status, message, code=code, param=param), status, headers)
 
@@ -76,7 +78,8 @@ def _http(_: Request, fault: Exception) -> JSONResponse:
 
 
 def _fault(_: Request, __: Exception) -> JSONResponse:
-    return error_response(500, INTERNAL, code="internal_error", headers=dict(SECURITY))
+    """The server logs the traceback, and closes the connection."""
+    return error_response(500, INTERNAL, code="internal_error", headers={**SECURITY, "Connection": "close"})
 
 
 def _bad_words(_: Request, fault: Exception) -> JSONResponse:

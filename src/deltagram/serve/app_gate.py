@@ -106,4 +106,5 @@ class Gate:
         if verdict == "pass":
             return None
         status, message, code = _KEY_FAULTS[verdict]
-        return error_response(status, message, code=code, headers={"WWW-Authenticate": "Bearer"} if status == 401 else None)  # fmt: skip
+        challenge = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+        return error_response(status, message, code=code, headers=challenge)

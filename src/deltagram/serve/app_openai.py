@@ -1,12 +1,13 @@
 """OpenAI's endpoints: models, completions, chat, embeddings; and `/classify` beside them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from deltagram.serve import openai_answer as said
 from deltagram.serve.app_errors import RESPONSES
@@ -17,6 +18,7 @@ from deltagram.serve.openai_stream import Start, Stream, sent
 from deltagram.serve.openai_words import inputs, known, messages, sampling
 from deltagram.serve.requests import Message, Pending, Service
 
+Prompt = str | Sequence[int] | Sequence[Message]
 _STREAMS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Whole, or in pieces"}
 }
@@ -67,14 +69,28 @@ def openai_router(service: Service, limits: Limits) -> APIRouter:
     return router
 
 
+class _Pieces(StreamingResponse):
+    """Server-sent events; however it ends, a client that left included, its texts are not generated further."""
+
+    def __init__(self, stream: Stream, pieces: AsyncIterator[bytes]) -> None:
+        super().__init__(pieces, media_type="text/event-stream", headers=_NO_BUFFER)
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stream.cancel()
+
+
 async def _generate(
-    service: Service, asked: CompletionRequest | ChatRequest, prompts: Sequence[str | Sequence[int] | Sequence[Message]],
-    *, request: Request, limits: Limits,
+    service: Service, asked: CompletionRequest | ChatRequest, prompts: Sequence[Prompt], *, request: Request,
+    limits: Limits,
 ) -> Response:  # fmt: skip
     model, how = known(service, asked.model), sampling(asked, limits=limits)
     heading = said.Heading(model=model, chat=isinstance(asked, ChatRequest))
 
-    def begin(prompt: str | Sequence[int] | Sequence[Message], on_text: Callable[[str], None] | None) -> Pending:
+    def begin(prompt: Prompt, on_text: Callable[[str], None] | None) -> Pending:
         return service.complete(model, prompt, how, deadline=limits.deadline, on_text=on_text)
 
     if not asked.stream:
@@ -89,4 +105,4 @@ async def _generate(
     await while_connected(request, stream.first())
     counts = asked.stream_options is not None and bool(asked.stream_options.include_usage)
     pieces = sent(stream, heading, include_usage=counts)
-    return StreamingResponse(pieces, media_type="text/event-stream", headers=_NO_BUFFER)
+    return _Pieces(stream, pieces)

@@ -147,7 +147,9 @@ class Heading:
         choices = [self._choice(index, answer) for index, answer in enumerate(answers)]
         return {**self._head("chat.completion"), "choices": choices, "usage": total(answers)}
 
-    def piece(self, index: int, text: str | None, *, finish: Finish | None = None, first: bool = False) -> dict[str, Any]:  # fmt: skip
+    def piece(
+        self, index: int, text: str | None, *, finish: Finish | None = None, first: bool = False,
+    ) -> dict[str, Any]:  # fmt: skip
         """A piece of a choice; None for the text of one that only ends."""
         choice: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": finish}
         if self.chat:

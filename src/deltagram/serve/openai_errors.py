@@ -22,7 +22,7 @@ _LONGEST = 1000  # characters of a message; what was sent is quoted in some
 INTERNAL = "the server failed at this request; its log tells why"
 
 
-class Refused(RequestError):
+class ParameterError(RequestError):
     """A request refused for one of its parameters, which `param` names."""
 
     def __init__(self, param: str, found: str, *, reason: Reason = "invalid", expected: str = "") -> None:
@@ -43,7 +43,7 @@ def error_body(status: int, message: str, *, code: str | None = None, param: str
 def refusal(fault: RequestError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of a refusal."""
     status, code = REASONS[fault.reason]
-    param = fault.param if isinstance(fault, Refused) else "model" if fault.reason == "unknown_variant" else None
+    param = fault.param if isinstance(fault, ParameterError) else "model" if fault.reason == "unknown_variant" else None
     headers = {}
     if fault.reason in ("queue_full", "closing"):
         headers["Retry-After"] = "1"

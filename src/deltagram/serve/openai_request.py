@@ -1,4 +1,4 @@
-"""Requests in OpenAI's words. A parameter that would change the answer and is not supported has one value: its neutral one."""
+"""Requests in OpenAI's words. A parameter that is not supported, and would matter, has one value: its neutral one."""
 
 from typing import Annotated, Final, Literal
 

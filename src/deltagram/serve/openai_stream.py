@@ -37,24 +37,24 @@ class Stream:
 
     async def first(self) -> None:
         """Wait for the first event and hold it back. Raises what ended a text, while a status can still tell it."""
-        event = await self._queue.get()
-        if isinstance(event[1], BaseException):
+        try:
+            event = await self._queue.get()
+            if isinstance(event[1], BaseException):
+                raise event[1]
+        except BaseException:
             self.cancel()
-            raise event[1]
+            raise
         self._held.append(event)
 
     async def events(self) -> AsyncIterator[Event]:
-        """Pieces, and each text's Completion at its end, or one fault; what is left is cancelled at the end."""
+        """Pieces, and each text's Completion at its end; the first fault is the last event."""
         left = len(self._texts)
-        try:
-            while left:
-                event = self._held.pop() if self._held else await self._queue.get()
-                left -= isinstance(event[1], Completion)
-                yield event
-                if isinstance(event[1], BaseException):
-                    return
-        finally:
-            self.cancel()
+        while left:
+            event = self._held.pop() if self._held else await self._queue.get()
+            left -= isinstance(event[1], Completion)
+            yield event
+            if isinstance(event[1], BaseException):
+                return
 
     def cancel(self) -> None:
         """Stop generating what is not done."""
@@ -75,31 +75,26 @@ class Stream:
 
 
 async def sent(stream: Stream, heading: Heading, *, include_usage: bool) -> AsyncIterator[bytes]:
-    """Server-sent events of a stream as OpenAI has them: pieces, counts if asked for, `[DONE]`; or an error before it."""
+    """Server-sent events as OpenAI has them: pieces, or an error; counts if asked for; `[DONE]`."""
     done: dict[int, Completion] = {}
     begun: set[int] = set()
     nothing = {"usage": None} if include_usage else {}
-    events = stream.events()
-    try:
-        async for index, event in events:
-            if isinstance(event, BaseException):
-                yield _line(_fault(event))
-                break
-            first = heading.chat and index not in begun
-            begun.add(index)
-            if first:
-                yield _line(heading.piece(index, "", first=True) | nothing)
-            if isinstance(event, Completion):
-                done[index] = event
-                yield _line(heading.piece(index, None, finish=event.finish) | nothing)
-            elif event:
-                yield _line(heading.piece(index, event) | nothing)
-        else:
-            if include_usage:
-                yield _line(heading.counts([done[index] for index in sorted(done)]))
-        yield b"data: [DONE]\n\n"
-    finally:
-        stream.cancel()
+    async for index, event in stream.events():
+        if isinstance(event, BaseException):
+            yield _line(_fault(event))
+            break
+        if heading.chat and index not in begun:
+            yield _line(heading.piece(index, "", first=True) | nothing)
+        begun.add(index)
+        if isinstance(event, Completion):
+            done[index] = event
+            yield _line(heading.piece(index, None, finish=event.finish) | nothing)
+        elif event:
+            yield _line(heading.piece(index, event) | nothing)
+    else:
+        if include_usage:
+            yield _line(heading.counts([done[index] for index in sorted(done)]))
+    yield b"data: [DONE]\n\n"
 
 
 def _line(data: dict[str, Any]) -> bytes:

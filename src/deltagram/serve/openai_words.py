@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deltagram.serve.app_limits import Limits
-from deltagram.serve.openai_errors import Refused
+from deltagram.serve.openai_errors import ParameterError
 from deltagram.serve.openai_request import ChatRequest, CompletionRequest, Generation
 from deltagram.serve.requests import Message, Sampling, Service
 
@@ -11,14 +11,16 @@ Input = str | list[int]
 
 
 def known(service: Service, model: str) -> str:
-    """The name of a variant that the service has; Refused (404) for any other."""
+    """The name of a variant that the service has; ParameterError (404) for any other."""
     if not any(state.name == model for state in service.variants()):
-        raise Refused("model", f"the model {model[:200]!r} does not exist", reason="unknown_variant")
+        raise ParameterError("model", f"the model {model[:200]!r} does not exist", reason="unknown_variant")
     return model
 
 
-def inputs(given: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]], *, param: str, limits: Limits) -> list[Input]:  # fmt: skip
-    """Texts, or lists of token numbers, of a field that takes one or many. Raises Refused past the limits.
+def inputs(
+    given: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]], *, param: str, limits: Limits
+) -> list[Input]:
+    """Texts, or lists of token numbers, of a field that takes one or many. Raises ParameterError past the limits.
 
     >>> inputs([5, 6], param="prompt", limits=Limits()), inputs("one", param="prompt", limits=Limits())
     ([[5, 6]], ['one'])
@@ -31,16 +33,16 @@ def inputs(given: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
     else:
         found = [one if isinstance(one, str) else list(one) for one in given if not isinstance(one, int)]
     if len(found) > limits.inputs:
-        raise Refused(param, f"holds {len(found)} texts", expected=f"{limits.inputs} at most")
+        raise ParameterError(param, f"holds {len(found)} texts", expected=f"{limits.inputs} at most")
     for one in found:
         bound, unit = (limits.characters, "characters") if isinstance(one, str) else (limits.tokens, "tokens")
         if len(one) > bound:
-            raise Refused(param, f"a text has {len(one)} {unit}", reason="too_long", expected=f"{bound} at most")
+            raise ParameterError(param, f"a text has {len(one)} {unit}", reason="too_long", expected=f"{bound} at most")
     return found
 
 
 def messages(asked: ChatRequest, *, limits: Limits) -> list[Message]:
-    """Messages with one text each; `developer` speaks as `system`. Raises Refused past the limits."""
+    """Messages with one text each; `developer` speaks as `system`. Raises ParameterError past the limits."""
     found = [
         {
             "role": "system" if message.role == "developer" else message.role,
@@ -53,7 +55,7 @@ def messages(asked: ChatRequest, *, limits: Limits) -> list[Message]:
     length = sum(len(message["content"]) for message in found)
     if length > limits.characters:
         expected = f"{limits.characters} at most"
-        raise Refused("messages", f"hold {length} characters", reason="too_long", expected=expected)
+        raise ParameterError("messages", f"hold {length} characters", reason="too_long", expected=expected)
     return list(found)
 
 
@@ -61,7 +63,7 @@ def sampling(asked: CompletionRequest | ChatRequest, *, limits: Limits) -> Sampl
     """How the text goes on; what is left out is as OpenAI has it, and a chat goes on to the limit."""
     stop = () if asked.stop is None else (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop)
     if asked.stream_options is not None and not asked.stream:
-        raise Refused("stream_options", "is given without stream", expected="stream: true beside it")
+        raise ParameterError("stream_options", "is given without stream", expected="stream: true beside it")
     return Sampling(
         max_tokens=_max_tokens(asked, limits=limits),
         temperature=1.0 if asked.temperature is None else asked.temperature,
@@ -75,10 +77,12 @@ def _max_tokens(asked: Generation, *, limits: Limits) -> int:
     param, found = "max_tokens", asked.max_tokens
     if isinstance(asked, ChatRequest) and asked.max_completion_tokens is not None:
         if found not in (None, asked.max_completion_tokens):
-            raise Refused("max_tokens", "differs from max_completion_tokens", expected="one of them")
+            raise ParameterError("max_tokens", "differs from max_completion_tokens", expected="one of them")
         param, found = "max_completion_tokens", asked.max_completion_tokens
     if found is None:
         return limits.max_tokens if isinstance(asked, ChatRequest) else min(16, limits.max_tokens)
     if found > limits.max_tokens:
-        raise Refused(param, f"{found} is more than this server generates", expected=f"{limits.max_tokens} at most")
+        raise ParameterError(
+            param, f"{found} is more than this server generates", expected=f"{limits.max_tokens} at most"
+        )
     return found
