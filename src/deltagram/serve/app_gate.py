@@ -14,9 +14,10 @@ from deltagram.serve.app_errors import SECURITY, error_response
 from deltagram.serve.app_hosts import Hosts
 from deltagram.serve.app_keys import Keys, Verdict
 from deltagram.serve.app_limits import Limits
+from deltagram.serve.app_page import FILES
 from deltagram.serve.metrics import Metrics
 
-_OPEN: Final = ("/", "/health", "/page/app.js", "/page/answers.js", "/page/style.css")  # need no key
+_OPEN: Final = frozenset({"/health", *(path for path, _, _ in FILES)})  # need no key
 _ADMIN: Final = "/v1/variants/"
 _WHILE_CLOSING: Final = ("/health", "/metrics")
 _KEY_FAULTS: Final[dict[Verdict, tuple[int, str, str]]] = {

@@ -1,4 +1,4 @@
-"""The page in a browser: four files of the package, each under a fixed path."""
+"""The page in a browser: six files of the package, each under a fixed path."""
 
 from importlib.resources import files
 from typing import Final
@@ -11,6 +11,8 @@ FILES: Final = (
     ("/", "index.html", "text/html; charset=utf-8"),
     ("/page/app.js", "app.js", "text/javascript; charset=utf-8"),
     ("/page/answers.js", "answers.js", "text/javascript; charset=utf-8"),
+    ("/page/library.js", "library.js", "text/javascript; charset=utf-8"),
+    ("/page/icon.svg", "icon.svg", "image/svg+xml"),
     ("/page/style.css", "style.css", "text/css; charset=utf-8"),
 )
 
