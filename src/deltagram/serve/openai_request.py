@@ -2,13 +2,21 @@
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+
+def _encodable(text: str) -> str:
+    """The text, if UTF-8 can carry it: JSON may hold half of a surrogate pair, which no tokenizer takes."""
+    text.encode("utf-8")
+    return text
+
+
+Unicode = Annotated[str, AfterValidator(_encodable)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 Tokens = Annotated[list[Token], Field(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0)]
-Stop = Annotated[str, Field(min_length=1, max_length=200)]
-Text = Annotated[str, Field(min_length=1)]
+Stop = Annotated[Unicode, Field(min_length=1, max_length=200)]
+Text = Annotated[Unicode, Field(min_length=1)]
 Empty = Annotated[list[None], Field(max_length=0)]
 
 # Parameters that are known, and refused at any value but the neutral one.
@@ -47,7 +55,7 @@ class StreamOptions(Words):
 class Generation(Words):
     """What both ways of generating text take."""
 
-    model: str
+    model: Unicode
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -65,7 +73,9 @@ class Generation(Words):
 class CompletionRequest(Generation):
     """`POST /v1/completions`."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)] | Tokens | Annotated[list[Tokens], Field(min_length=1)]
+    prompt: (
+        Unicode | Annotated[list[Unicode], Field(min_length=1)] | Tokens | Annotated[list[Tokens], Field(min_length=1)]
+    )
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
     logprobs: None = None
@@ -76,14 +86,14 @@ class Part(Words):
     """A part of a message: text alone."""
 
     type: Literal["text"]
-    text: str
+    text: Unicode
 
 
 class ChatMessage(Words):
     """A message; what clients send back of an answer of ours is taken where it is empty."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[Part], Field(min_length=1)]
+    content: Unicode | Annotated[list[Part], Field(min_length=1)]
     name: None = None
     refusal: None = None
     audio: None = None
@@ -126,7 +136,7 @@ class ChatRequest(Generation):
 class EmbeddingRequest(Words):
     """`POST /v1/embeddings`."""
 
-    model: str
+    model: Unicode
     input: Text | Annotated[list[Text], Field(min_length=1)] | Tokens | Annotated[list[Tokens], Field(min_length=1)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: None = None
@@ -136,5 +146,5 @@ class EmbeddingRequest(Words):
 class ClassifyRequest(Words):
     """`POST /classify`."""
 
-    model: str
+    model: Unicode
     input: Text | Annotated[list[Text], Field(min_length=1)]

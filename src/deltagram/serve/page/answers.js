@@ -95,6 +95,22 @@ export function differences(one, two) {
   return [left, right];
 }
 
+// The same as runs: [text, shared], the space before a run of differing words in the run before it.
+export function runs(marked) {
+  const found = [];
+  for (const [word, shared] of marked) {
+    const last = found.at(-1);
+    if (last && last[1] === shared) {
+      last[0] += word;
+      continue;
+    }
+    const bare = word.trimStart();
+    if (shared) found.push([word, true]);
+    else found.push([word.slice(0, word.length - bare.length), true], [bare, false]);
+  }
+  return found.filter(([text]) => text);
+}
+
 export function size(bytes) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let unit = 0;

@@ -1,10 +1,15 @@
 // The page: the key if one is asked for, the library, and two variants asked the same.
 
-import { Refused, ask, classify, differences, likeness, percent, proceed, useKey } from "/page/answers.js";
+import { Refused, ask, classify, differences, likeness, percent, proceed, runs, useKey } from "/page/answers.js";
 import { make, showLibrary } from "/page/library.js";
 
 const byId = (id) => document.getElementById(id);
 const SIDES = ["left", "right"];
+const EXAMPLES = {
+  classify: "The story is slow, but the last half hour makes up for it.",
+  generate: "When the train left the station,",
+  embed: "The story is slow, but the last half hour makes up for it.",
+};
 let running = null;
 
 async function open() {
@@ -49,6 +54,7 @@ function showTask() {
   byId("second").hidden = chosen !== "embed";
   byId("other").required = chosen === "embed";
   byId("longest").hidden = byId("heat").hidden = chosen !== "generate";
+  if (Object.values(EXAMPLES).includes(byId("text").value)) byId("text").value = EXAMPLES[chosen];
   byId("text-label").textContent = { classify: "Text", generate: "Beginning of a text", embed: "First text" }[chosen];
 }
 
@@ -136,7 +142,7 @@ const texts = {
   both([left, right]) {
     const marked = differences(left.text, right.text);
     [left, right].forEach(({ written }, number) =>
-      written.replaceChildren(...marked[number].map(([word, shared]) => (shared ? word : make("mark", { textContent: word })))));
+      written.replaceChildren(...runs(marked[number]).map(([words, shared]) => (shared ? words : make("mark", { textContent: words })))));
     const [one, two] = marked.map((list) => list.filter(([, shared]) => !shared).length);
     if (!one && !two) return sameVariant() ? "The same variant twice: the same text." : "Both go on with the same text.";
     return `They differ in ${one} of ${marked[0].length} words on the left and ${two} of ${marked[1].length} on the right, marked below.`;

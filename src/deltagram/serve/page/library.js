@@ -4,6 +4,7 @@ import { percent, size } from "/page/answers.js";
 
 const FEW = 12; // rows before the rest is asked for
 const MANY = 60; // blocks up to which each checkpoint is drawn on its own
+let everything = false; // once they were asked for
 const byId = (id) => document.getElementById(id);
 
 export function make(tag, properties = {}, ...children) {
@@ -24,11 +25,12 @@ export function showLibrary({ library, states }) {
   const rows = variants.map((variant) => row(variant, loaded.get(variant.name)));
   byId("rows").replaceChildren(...rows);
   const more = byId("all");
-  more.hidden = rows.length <= FEW;
+  more.hidden = everything || rows.length <= FEW;
   if (more.hidden) return;
   more.textContent = `Show all ${rows.length} variants`;
   for (const later of rows.slice(FEW)) later.hidden = true;
   more.onclick = () => {
+    everything = true;
     for (const later of rows) later.hidden = false;
     more.hidden = true;
     rows[FEW].tabIndex = -1;
@@ -73,11 +75,11 @@ function row(variant, state) {
   const made = make("tr", {}, name,
     cell("Size", size(variant.bytes), "number"),
     cell("Smaller by", variant.rate ? `${variant.rate >= 10 ? Math.round(variant.rate) : variant.rate}×` : "", "number"),
+    cell("Kept", variant.keep ? percent(variant.keep, variant.keep < 0.01 ? 2 : 0) : variant.kind === "adapter" ? "all" : "–", "number"),
     cell("Method", variant.kind === "adapter" ? "LoRA adapter" : variant.method),
-    cell("Kept", variant.keep ? percent(variant.keep, variant.keep < 0.01 ? 2 : 0) : "all", "number"),
     cell("Values", variant.values),
-    cell("Quality", quality.join(", ") || "not recorded"),
-    cell("Memory", state?.loaded ? size(state.nbytes) : "on disk", state?.loaded ? "in" : ""));
+    cell("Memory", state?.loaded ? size(state.nbytes) : "on disk", state?.loaded ? "in" : ""),
+    cell("Quality", quality.join(", ") || "not recorded"));
   made.setAttribute("role", "row");
   return made;
 }
