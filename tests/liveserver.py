@@ -11,6 +11,8 @@ from deltagram.serve.app_door import Door
 from deltagram.serve.app_serve import run
 from fakeservice import FakeService, about
 
+doors: dict[str, Door] = {}  # of the servers that run, by address
+
 
 @contextmanager
 def live(service: FakeService, *, drain: float = 5.0, **settings: Any) -> Iterator[str]:
@@ -25,6 +27,7 @@ def live(service: FakeService, *, drain: float = 5.0, **settings: Any) -> Iterat
         thread.start()
         try:
             assert started.wait(10)
+            doors[f"http://127.0.0.1:{port}"] = door
             yield f"http://127.0.0.1:{port}"
         finally:
             door.closing = True
