@@ -19,8 +19,9 @@ from deltagram.serve.openai_words import inputs, known, messages, sampling
 from deltagram.serve.requests import Message, Pending, Service
 
 Prompt = str | Sequence[int] | Sequence[Message]
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 _STREAMS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Whole, or in pieces"}
+    200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "Whole, or in pieces"}
 }
 _NO_BUFFER = {"X-Accel-Buffering": "no"}  # of a proxy in front
 
