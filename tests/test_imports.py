@@ -12,6 +12,7 @@ import pytest
 
 from checkpoints import write_checkpoint
 from deltagram import jobs, papers
+from deltagram.serve.app_serve import serve
 
 # Runs the lines given as arguments, one command each, and prints what was loaded in the end.
 RUN = """
@@ -79,11 +80,11 @@ def test_each_name_in_jobs_is_the_job(name: str) -> None:
     assert job is getattr(importlib.import_module(f"deltagram.jobs.{name}"), name)
 
 
-def test_jobs_are_the_verbs_of_the_command_line() -> None:
+def test_jobs_the_papers_and_the_server_are_the_verbs_of_the_command_line() -> None:
     app = importlib.import_module("deltagram.cli").app
     found = {command.callback.__name__ for command in app.registered_commands}
     for family in app.registered_groups:
         name = family.typer_instance.info.name
         commands = family.typer_instance.registered_commands
         found |= {f"{name}_{command.callback.__name__.rstrip('_')}" for command in commands}
-    assert found == {*jobs.__all__, papers.reproduce.__name__}
+    assert found == {*jobs.__all__, papers.reproduce.__name__, serve.__name__}

@@ -40,6 +40,7 @@ PAGES = [
     "docs/MATH.md",
     "docs/lora.md",
     "docs/library.md",
+    "docs/server.md",
 ]
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
@@ -77,13 +78,13 @@ def test_links_lead_somewhere(page: str) -> None:
             assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
 
-def test_every_command_is_a_job_or_the_papers_and_in_the_readme() -> None:
+def test_every_command_is_a_job_the_papers_or_the_server_and_in_the_readme() -> None:
     jobs = {
         f"{name}_{part}" if part else name
         for name, command in COMMANDS.items()
         for part in getattr(command, "commands", [""])
     }
-    assert jobs == {*deltagram.jobs.__all__, deltagram.papers.reproduce.__name__}
+    assert jobs == {*deltagram.jobs.__all__, deltagram.papers.reproduce.__name__, "serve"}
     readme = (ROOT / "README.md").read_text()
     assert all(name in readme for name in COMMANDS)
 

@@ -20,6 +20,7 @@ from deltagram.commands import (
     prune,
     reproduce,
     select,
+    serve,
     tokens,
     train,
 )  # fmt: skip
@@ -52,7 +53,7 @@ app = typer.Typer(
 for command in (
     prune.prune, deltas.inspect, deltas.verify, deltas.restore, deltas.rescale,
     select.select, merge.merge, export.export, train.train, predict.predict, measure.measure, diagnose.diagnose,
-    tokens.tokens, demo.demo, reproduce.reproduce,
+    tokens.tokens, serve.serve, demo.demo, reproduce.reproduce,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(library.library)
