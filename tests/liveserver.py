@@ -9,16 +9,18 @@ from typing import Any
 from deltagram.serve.app import create_app
 from deltagram.serve.app_door import Door
 from deltagram.serve.app_serve import run
-from fakeservice import FakeService, about
+from deltagram.serve.requests import Service
+from fakeservice import about
 
 doors: dict[str, Door] = {}  # of the servers that run, by address
 
 
 @contextmanager
-def live(service: FakeService, *, drain: float = 5.0, **settings: Any) -> Iterator[str]:
+def live(service: Service, *, drain: float = 5.0, **settings: Any) -> Iterator[str]:
     """Its address, while it runs."""
+    names = [state.name for state in service.variants()][1:]
     door, started = Door(), threading.Event()
-    app = create_app(service, about=lambda: about(*service.names[1:]), door=door, **settings)
+    app = create_app(service, about=lambda: about(*names), door=door, **settings)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

@@ -107,7 +107,8 @@ def test_it_serves_until_it_is_told_to_end_and_prints_its_record() -> None:
         address,
     ):
         assert settings == {
-            "base": "None", "device": "cpu", "dtype": "auto", "memory": "20000000", "max_batch": "32", "max_queue": "7",
+            "base": "models/base", "device": "cpu", "dtype": "auto", "memory": "20000000", "max_batch": "32",
+            "max_queue": "7",
         }  # fmt: skip
         assert not address.endswith(":0")
         library = get(f"{address}/library", keys["DELTAGRAM_API_KEY"])["library"]

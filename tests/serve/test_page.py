@@ -283,6 +283,18 @@ def test_the_key_is_asked_for_and_kept_in_memory_alone(browser: Any) -> None:
         WebDriverWait(browser, 10).until(lambda b: b.find_element(By.ID, "key").is_displayed())
 
 
+@pytest.mark.parametrize(
+    ("tasks", "chosen", "off"),
+    [(("generate", "embed"), "generate", ["classify"]), (("embed",), "embed", ["classify", "generate"])],
+)
+def test_what_no_variant_can_do_is_not_offered(browser: Any, tasks: Any, chosen: str, off: list[str]) -> None:
+    with live(FakeService(*NAMES, tasks=tasks)) as address:
+        opened(browser, address)
+        radios = browser.find_elements(By.CSS_SELECTOR, "input[name=task]")
+        assert [radio.get_attribute("value") for radio in radios if radio.is_selected()] == [chosen]
+        assert [radio.get_attribute("value") for radio in radios if not radio.is_enabled()] == off
+
+
 def test_many_variants_and_none(browser: Any) -> None:
     with live(FakeService(*(f"variant-{i:02}" for i in range(50)))) as address:
         opened(browser, address)

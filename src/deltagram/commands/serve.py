@@ -18,7 +18,7 @@ def serve(
     library: Annotated[Path, typer.Argument(metavar="LIBRARY", help="Folder of `deltagram library`.")],
     host: Annotated[str, typer.Option(help="Address to listen on; beyond this machine it needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
-    base: Annotated[Path | None, typer.Option(help="The base model, where it is not where the library says.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model, where it is not where the library says.")] = None,
     device: Device = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as the base is stored.")] = "auto",
     memory: Annotated[str, typer.Option(help="What variants may take in memory.")] = "1GB",
@@ -46,6 +46,7 @@ def serve(
     except ModuleNotFoundError as fault:
         found = f"package {fault.name} is not installed"
         raise ExtraError("serve", found, fix="pip install 'deltagram[serve]'") from None
+    from deltagram import hub  # noqa: PLC0415
     from deltagram.serve.app_about import about  # noqa: PLC0415
     from deltagram.serve.app_keys import Keys  # noqa: PLC0415
     from deltagram.serve.app_limits import Limits  # noqa: PLC0415
@@ -55,7 +56,8 @@ def serve(
     record = app_serve.serve(
         library,
         open_service=lambda: open_service(
-            library, base=base, device=device, dtype=dtype, memory=parse_bytes(memory, option="--memory"),
+            library, base=hub.locate(base or open_library(library).base.name), device=device, dtype=dtype,
+            memory=parse_bytes(memory, option="--memory"),
             max_batch=max_batch, max_queue=max_queue,
         ),
         about=lambda: about(open_library(library)),

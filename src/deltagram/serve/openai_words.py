@@ -1,6 +1,7 @@
 """From a request in OpenAI's words to the service's: texts within the limits, and how they go on."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from deltagram.serve.app_limits import Limits
 from deltagram.serve.openai_errors import ParameterError
@@ -8,6 +9,8 @@ from deltagram.serve.openai_request import ChatRequest, CompletionRequest, Gener
 from deltagram.serve.requests import Message, Sampling, Service
 
 Input = str | list[int]
+_TEXT: Final = 16  # tokens of a completion, unless told
+_CHAT: Final = 256  # of a chat, which OpenAI lets go on to the end of the context
 
 
 def known(service: Service, model: str) -> str:
@@ -60,7 +63,7 @@ def messages(asked: ChatRequest, *, limits: Limits) -> list[Message]:
 
 
 def sampling(asked: CompletionRequest | ChatRequest, *, limits: Limits) -> Sampling:
-    """How the text goes on; what is left out is as OpenAI has it, and a chat goes on to the limit."""
+    """How the text goes on; what is left out is as OpenAI has it, but that a chat has 256 tokens."""
     stop = () if asked.stop is None else (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop)
     if asked.stream_options is not None and not asked.stream:
         raise ParameterError("stream_options", "is given without stream", expected="stream: true beside it")
@@ -80,7 +83,7 @@ def _max_tokens(asked: Generation, *, limits: Limits) -> int:
             raise ParameterError("max_tokens", "differs from max_completion_tokens", expected="one of them")
         param, found = "max_completion_tokens", asked.max_completion_tokens
     if found is None:
-        return limits.max_tokens if isinstance(asked, ChatRequest) else min(16, limits.max_tokens)
+        return min(_CHAT if isinstance(asked, ChatRequest) else _TEXT, limits.max_tokens)
     if found > limits.max_tokens:
         raise ParameterError(
             param, f"{found} is more than this server generates", expected=f"{limits.max_tokens} at most"

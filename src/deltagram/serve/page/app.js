@@ -40,10 +40,13 @@ function choices(states) {
     select.value = chosen;
   }
   const able = new Set(states.flatMap((state) => state.tasks));
-  if (!able.size) return;
+  const unsure = states.some((state) => !state.tasks.length); // it was not in memory yet
   const radios = [...document.querySelectorAll("input[name=task]")];
-  for (const radio of radios) radio.disabled = !able.has(radio.value);
-  if (radios.find((radio) => radio.checked).disabled) radios.find((radio) => !radio.disabled).checked = true;
+  for (const radio of radios) radio.disabled = !unsure && !able.has(radio.value);
+  const writes = able.has("generate") && !able.has("classify");
+  if (radios.find((radio) => radio.checked).disabled || writes) {
+    radios.find((radio) => (writes ? radio.value === "generate" : !radio.disabled)).checked = true;
+  }
   showTask();
 }
 
