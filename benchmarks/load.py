@@ -43,7 +43,7 @@ TEXTS = (
     "a film of great beauty and little sense", "shares rose sharply after the report", "Blessed are the",
     "I would like to know how much it costs to send money abroad and how long it will take to arrive there",
 )  # fmt: skip
-ADMIN = "load-test"
+ADMIN = "load-test-key"
 Expected = Mapping[tuple[str, str], Any]
 
 
@@ -137,7 +137,7 @@ def judged(kind: str, status: int, answer: Any, name: str, text: str, expected: 
 
 
 def scores_of(answer: Any) -> list[float]:
-    scores = {one["label"]: one["score"] for one in answer["data"][0]["scores"]}
+    scores = answer["data"][0]["scores"]
     return [scores[f"LABEL_{i}"] for i in range(LABELS)]
 
 
