@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: help demo reproduce test check format bench clean
+.PHONY: help demo reproduce test check format bench load clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,12 @@ bench: $(VENV)/.dev  ## the benchmarks of speed, size and memory (a quiet machin
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/columns.py
 	$(BIN)/python benchmarks/lora.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/predict.py
+	$(BIN)/python benchmarks/served.py
+
+# A decoder is served too where one is named: make load DECODER=FOLDER
+load: $(VENV)/.dev  ## a server under load, each answer checked (10 minutes)
+	$(BIN)/python benchmarks/load.py encoder --requests 10000
+	test -z "$(DECODER)" || $(BIN)/python benchmarks/load.py decoder --base "$(DECODER)" --requests 10000
 
 clean:  ## remove the virtual environment and the demo's files
 	rm -rf $(VENV) demo reproduction

@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("quality"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--variants", default=",".join(TASKS))
-    parser.add_argument("--ways", default=";".join(BY_LABEL), help="labels, separated by ';'")
+    parser.add_argument("--ways", help="labels, separated by ';' (default: all but an hour's on the language model)")
     parser.add_argument("--masks", type=int, default=4)
     parser.add_argument("--texts", type=int, default=FULL.texts, help="texts that q is searched on (default: 64)")
     parser.add_argument(
@@ -74,8 +74,8 @@ def main() -> None:
         FULL, name="quality", masks=tuple(range(given.masks)), test=given.tests, texts=given.texts, labels=given.labels
     )
     bench = Bench(folder=given.folder, scale=scale, releases=given.data, progress=Lines())
-    every = [BY_LABEL[label] for label in given.ways.split(";")]
-    light = [way for way in every if way.label not in HEAVY]
+    every = [BY_LABEL[label] for label in (given.ways.split(";") if given.ways else BY_LABEL)]
+    light = [way for way in every if given.ways or way.label not in HEAVY]
     tasks = [TASKS[name] for name in given.variants.split(",")]
     tasks = [task for task in tasks if task.packaged or given.data]
     if given.count:

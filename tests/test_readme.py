@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/deltas.md",
+    "docs/serving.md",
     "docs/layers.md",
     "docs/rescaling.md",
     "docs/merging.md",
