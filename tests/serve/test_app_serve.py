@@ -22,7 +22,7 @@ from deltagram.serve.app_limits import Limits
 TESTS = Path(__file__).parents[1]
 # The command line with an engine and a library that are stand-ins; the first argument names a package to miss.
 RUN = """
-import sys, types
+import os, sys, types
 sys.path.insert(0, sys.argv.pop(1))
 missing = sys.argv.pop(1)
 
@@ -45,12 +45,15 @@ def opened(path, **settings):
 def library(path):
     entry = types.SimpleNamespace(kind="delta", payload="p", bytes=10, method="random", keep=0.01, values="f32",
                                   added="", note="", quality={"accuracy": 0.9})
-    return types.SimpleNamespace(base=types.SimpleNamespace(name="models/base", bytes=1000), variants={"alpha": entry})
+    base = types.SimpleNamespace(name="models/base", bytes=1000, where=os.environ.get("WHERE", "path"))
+    return types.SimpleNamespace(base=base, variants={"alpha": entry})
 
 
 import json
-sys.modules["deltagram.serve.variants"] = types.SimpleNamespace(open_service=opened)
-sys.modules["deltagram.store.library"] = types.SimpleNamespace(open_library=library)
+import deltagram.serve.variants
+import deltagram.store.library
+deltagram.serve.variants.open_service = opened
+deltagram.store.library.open_library = library
 
 from deltagram.cli import main
 
@@ -107,7 +110,7 @@ def test_it_serves_until_it_is_told_to_end_and_prints_its_record() -> None:
         address,
     ):
         assert settings == {
-            "base": "models/base", "device": "cpu", "dtype": "auto", "memory": "20000000", "max_batch": "32",
+            "base": "None", "device": "cpu", "dtype": "auto", "memory": "20000000", "max_batch": "32",
             "max_queue": "7",
         }  # fmt: skip
         assert not address.endswith(":0")
@@ -155,6 +158,15 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_read() -> None:
         f"error: --port: http://127.0.0.1:{port} cannot be listened on (Address already in use); "
         "choose another with --port, or 0 for any that is free\n"
     )
+
+
+def test_a_base_of_the_hub_is_asked_of_the_hub() -> None:
+    said = refused("--port", "0", env={"WHERE": "hub", "HF_HUB_OFFLINE": "1"})
+    assert said.startswith("error: models/base: is not a path here, and the Hub did not give it")
+    with served("--port", "0", "--base", str(TESTS), env={"WHERE": "hub"}) as (process, settings, _):
+        assert settings["base"] == str(TESTS)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 def test_a_short_key_is_refused_unseen() -> None:

@@ -46,7 +46,6 @@ def serve(
     except ModuleNotFoundError as fault:
         found = f"package {fault.name} is not installed"
         raise ExtraError("serve", found, fix="pip install 'deltagram[serve]'") from None
-    from deltagram import hub  # noqa: PLC0415
     from deltagram.serve.app_about import about  # noqa: PLC0415
     from deltagram.serve.app_keys import Keys  # noqa: PLC0415
     from deltagram.serve.app_limits import Limits  # noqa: PLC0415
@@ -56,9 +55,8 @@ def serve(
     record = app_serve.serve(
         library,
         open_service=lambda: open_service(
-            library, base=hub.locate(base or open_library(library).base.name), device=device, dtype=dtype,
-            memory=parse_bytes(memory, option="--memory"),
-            max_batch=max_batch, max_queue=max_queue,
+            library, base=_base(library, base), device=device, dtype=dtype,
+            memory=parse_bytes(memory, option="--memory"), max_batch=max_batch, max_queue=max_queue,
         ),
         about=lambda: about(open_library(library)),
         listening=app_serve.Listening(
@@ -73,6 +71,17 @@ def serve(
         ready=lambda address: print(f"{show.plain(library)}: serving at {address}", file=sys.stderr, flush=True),
     )  # fmt: skip
     emit(record, show_serve, json=json)
+
+
+def _base(library: Path, given: str | None) -> Path | None:
+    """Where the base is: as given, or from the Hub if that is where the library has it; None for the library's path."""
+    from deltagram import hub  # noqa: PLC0415
+    from deltagram.store.library import open_library  # noqa: PLC0415
+
+    if given is not None:
+        return hub.locate(given)
+    base = open_library(library).base
+    return hub.locate(base.name) if base.where == "hub" else None
 
 
 def show_serve(record: "Record") -> None:
