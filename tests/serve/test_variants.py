@@ -216,6 +216,11 @@ def test_a_damaged_variant_hurts_nobody_else(classifiers: Shelved, tmp_path: Pat
         fault = refused(opened.classify("random", "w1"))
         assert fault.reason == "unusable_variant"
         assert "its payload has digest" in fault.found
+        assert str(tmp_path) not in str(fault)
+    file.unlink()
+    fault = refused(opened.classify("random", "w1"))
+    assert fault.reason == "unusable_variant"
+    assert str(tmp_path) not in str(fault)
     text, words = text_of(3)
     answer = opened.classify("columns", text).result(timeout=20)
     scores = np.array([answer.scores[f"LABEL_{i}"] for i in range(len(answer.scores))])

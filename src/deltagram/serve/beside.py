@@ -13,6 +13,7 @@ from deltagram.delta.changes import Change
 from deltagram.delta.lowrank import Factors
 from deltagram.delta.submatrix import Submatrix
 
+AT_ONCE: Final = 256  # samples of a sparse product
 DENSE: Final = 0.3  # of the entries: beyond it a product with all of them is the faster one, and takes less memory
 
 
@@ -31,9 +32,14 @@ class Sparse:
         parts = (self.matrix.crow_indices(), self.matrix.col_indices(), self.matrix.values())
         return sum(int(part.nbytes) for part in parts)
 
-    def product(self, x: Any) -> Any:
-        """`x @ matrix.T` for x, `sample col`, float32: `sample row`."""
-        return (self.matrix @ x.T).T
+    def add(self, x: Any, y: Any) -> None:
+        """In place: add `x @ matrix.T` to y, `sample row`, for x, `sample col`, float32.
+
+        Some samples at a time: the product comes as `row sample`, and turning it over costs more than it does where it
+        does not stay in the nearer caches.
+        """
+        for start in range(0, len(x), AT_ONCE):
+            y[start : start + AT_ONCE] += (self.matrix @ x[start : start + AT_ONCE].T).T.to(y.dtype)
 
     def add_rows(self, torch: Any, ids: Any, y: Any) -> None:
         """In place: add row `ids[s]` of the matrix to `y[s]`, `sample col`."""
@@ -57,9 +63,9 @@ class Narrow:
         """Memory held."""
         return int(self.columns.nbytes + self.block.nbytes)
 
-    def product(self, x: Any) -> Any:
-        """`x[:, columns] @ block.T`: a dense product as wide as the chosen columns."""
-        return x[:, self.columns] @ self.block.T
+    def add(self, x: Any, y: Any) -> None:
+        """In place: add `x[:, columns] @ block.T` to y: a dense product as wide as the chosen columns."""
+        y += (x[:, self.columns] @ self.block.T).to(y.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,9 +80,9 @@ class Thin:
         """Memory held."""
         return int(self.a.nbytes + self.b.nbytes)
 
-    def product(self, x: Any) -> Any:
-        """`(x @ a.T) @ b.T`: two thin products."""
-        return (x @ self.a.T) @ self.b.T
+    def add(self, x: Any, y: Any) -> None:
+        """In place: add `(x @ a.T) @ b.T` to y: two thin products."""
+        y += ((x @ self.a.T) @ self.b.T).to(y.dtype)
 
     def add_rows(self, torch: Any, ids: Any, y: Any) -> None:  # noqa: ARG002 - as Sparse has it
         """In place: add row `ids[s]` of the difference to `y[s]`, `sample col`."""

@@ -54,18 +54,17 @@ def _linear(torch: Any, plain: Forward, module: Any, x: Any, switch: Switch, fou
     count, bias = weight.shape[0], getattr(module, "bias", None)
     lone = found[0] if len(found) == 1 and found[0][0].stop - found[0][0].start == switch.rows else None
     replaced = lone is not None and "weight" in lone[1] and lone[1]["weight"].whole is not None
-    y = x.new_zeros((*x.shape[:-1], count)) if replaced else plain(x)
+    y = x.new_zeros((*x.shape[:-1], count)) if replaced else plain(x).contiguous()
     most = max((parts["weight"].outputs for _, parts in found if "weight" in parts and not transposed), default=count)
     if most > count:
         y = torch.cat([y, y.new_full((*y.shape[:-1], most - count), -torch.inf)], -1)
     for segment, parts in found:
         span = switch.span(segment, x.shape[0])
-        mine, out = x[span].reshape(-1, x.shape[-1]), y[span]
-        flat = _corrected(torch, mine, out.reshape(-1, most), count, parts.get("weight"), bias, transposed=transposed)
+        mine, out = x[span].reshape(-1, x.shape[-1]), y[span].view(-1, most)  # of y's own memory
+        _correct(torch, mine, out, count, parts.get("weight"), bias, transposed=transposed)
         if "bias" in parts:
             new = parts["bias"].whole
-            flat[:, : len(new)] += new.to(flat.dtype) if bias is None else _difference(torch, new, bias)
-        out.copy_(flat.reshape(out.shape))
+            out[:, : len(new)] += new.to(out.dtype) if bias is None else _difference(torch, new, bias)
     return y
 
 
@@ -74,23 +73,20 @@ def _difference(torch: Any, new: Any, old: Any) -> Any:
     return new - torch.nn.functional.pad(old, (0, len(new) - len(old)))
 
 
-def _corrected(
-    torch: Any, x: Any, y: Any, count: int, part: Beside | None, bias: Any, *, transposed: bool
-) -> Any:  # fmt: skip
-    """The outputs `y` of one variant's rows, `sample row`, with its own weight; its further rows have no bias yet."""
+def _correct(torch: Any, x: Any, y: Any, count: int, part: Beside | None, bias: Any, *, transposed: bool) -> None:
+    """In place: outputs `y` of one variant's rows, `sample row`, with its own weight; further rows have no bias yet."""
     if part is None:
-        return y
+        return
     if part.whole is not None:
         own = part.whole.T if transposed else part.whole
         y[:, : len(own)] = torch.nn.functional.linear(x, own, None if bias is None else bias[: len(own)])
     elif part.product is not None:
-        y[:, :count] += part.product.product(x.float()).to(y.dtype)
+        part.product.add(x.float(), y[:, :count])
     if transposed:
-        return y
+        return
     if part.rows is not None:
         y[:, count : part.outputs] = torch.nn.functional.linear(x, part.rows)
     y[:, part.outputs :] = -torch.inf
-    return y
 
 
 def _lookup(torch: Any, plain: Forward, module: Any, ids: Any, switch: Switch, found: Found) -> Any:

@@ -180,11 +180,13 @@ class Variants:
         if name == BASE:
             return self._base
         self._check_known(name)
+        folder = Path(name)
         try:
             digest, folder = self._shelf.payload(name)
             found = self._cache.get(name, digest, lambda: self._engine.variant(name, folder))
         except (DeltagramError, OSError) as fault:
-            raise RequestError(name, f"cannot be used ({fault})", reason="unusable_variant") from fault
+            told = str(fault).replace(str(folder), name)  # who asks need not know where it lies
+            raise RequestError(name, f"cannot be used ({told})", reason="unusable_variant") from fault
         self._tasks[name] = found.tasks
         return found
 
