@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from adapters import quiet
-from deltagram.jobs import prune, restore
+from deltagram.jobs import library_add, library_init, prune, restore
 from tinymodels import word_tokenizer
 
 WORDS = {word: i for i, word in enumerate(("[PAD]", "[UNK]", "</s>", *(f"w{n}" for n in range(60))))}
@@ -179,3 +179,20 @@ def _adapter(kind: Family, base: Path, out: Path) -> Any:
         model = peft.get_peft_model(model, config)
         model.save_pretrained(out)
     return model.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelved:
+    """A library, and what it was made of."""
+
+    library: Path
+    made: Made
+
+
+def shelved(folder: Path, family: str, *, forms: Sequence[str]) -> Shelved:
+    """A library of variants named for their forms."""
+    found = made(folder, family, forms=forms)
+    library_init(found.base, folder / "library")
+    for name, payload in found.payloads.items():
+        library_add(folder / "library", payload, name=name)
+    return Shelved(library=folder / "library", made=found)

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,39 +13,23 @@ import openai
 import pytest
 import torch
 
-from deltagram.jobs.library_add import library_add
-from deltagram.jobs.library_init import library_init
 from deltagram.serve.variants import open_service
 from liveserver import live
-from servedmodels import Made, made
+from servedmodels import Shelved, shelved
 
 FORMS = ("random", "exact")
 WORDS = [5, 9, 40]
 TEXT = " ".join(f"w{word - 3}" for word in WORDS)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shelved:
-    library: Path
-    made: Made
-
-
-def shelved(folder: Path, family: str) -> Shelved:
-    found = made(folder, family, forms=FORMS)
-    library_init(found.base, folder / "library")
-    for name, payload in found.payloads.items():
-        library_add(folder / "library", payload, name=name)
-    return Shelved(library=folder / "library", made=found)
-
-
 @pytest.fixture(scope="module")
 def classifiers(tmp_path_factory: pytest.TempPathFactory) -> Shelved:
-    return shelved(tmp_path_factory.mktemp("classifiers"), "bert")
+    return shelved(tmp_path_factory.mktemp("classifiers"), "bert", forms=FORMS)
 
 
 @pytest.fixture(scope="module")
 def writers(tmp_path_factory: pytest.TempPathFactory) -> Shelved:
-    return shelved(tmp_path_factory.mktemp("writers"), "llama")
+    return shelved(tmp_path_factory.mktemp("writers"), "llama", forms=FORMS)
 
 
 @pytest.fixture

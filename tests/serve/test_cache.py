@@ -40,6 +40,17 @@ def test_a_large_one_stays_alone() -> None:
     assert cache.held() == {"c": 10}
 
 
+def test_what_grows_makes_others_go() -> None:
+    """A variant takes more memory once a batch has mixed it."""
+    cache, grown = Cache(memory=30), make(10)()
+    for name in "ab":
+        cache.get(name, "1", make(10))
+    cache.get("c", "1", lambda: grown)
+    object.__setattr__(grown, "nbytes", 25)
+    cache.get("c", "1", make(99))
+    assert cache.held() == {"c": 25}
+
+
 def test_another_payload_is_another_variant() -> None:
     cache = Cache(memory=30)
     cache.get("a", "1", make(10))

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,22 @@ import pytest
 import torch
 
 from deltagram.errors import BaseError, LibraryError, RequestError
-from deltagram.jobs.library_add import library_add
-from deltagram.jobs.library_init import library_init
+from deltagram.jobs import library_add, library_init
 from deltagram.serve.requests import BASE, Sampling
 from deltagram.serve.variants import Variants, open_service
-from servedmodels import Made, made
+from servedmodels import Shelved, shelved
 
 FORMS = ("random", "columns", "coded", "exact")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shelved:
-    library: Path
-    made: Made
-
-
-def shelved(folder: Path, family: str) -> Shelved:
-    found = made(folder, family, forms=FORMS, lora=family != "bert without a pooler")
-    library_init(found.base, folder / "library")
-    for name, payload in found.payloads.items():
-        library_add(folder / "library", payload, name=name)
-    return Shelved(library=folder / "library", made=found)
-
-
 @pytest.fixture(scope="module")
 def classifiers(tmp_path_factory: pytest.TempPathFactory) -> Shelved:
-    return shelved(tmp_path_factory.mktemp("classifiers"), "bert")
+    return shelved(tmp_path_factory.mktemp("classifiers"), "bert", forms=FORMS)
 
 
 @pytest.fixture(scope="module")
 def writers(tmp_path_factory: pytest.TempPathFactory) -> Shelved:
-    return shelved(tmp_path_factory.mktemp("writers"), "llama")
+    return shelved(tmp_path_factory.mktemp("writers"), "llama", forms=FORMS)
 
 
 @pytest.fixture
@@ -235,7 +219,7 @@ def test_a_fault_of_the_model_is_one_rows_own(
 
     def failing(rows: Any, **kwargs: Any) -> Any:
         if any(row.ids[0] == 20 for row in rows):
-            raise RuntimeError("no more memory")
+            raise MemoryError("no more memory")
         return plain(rows, **kwargs)
 
     monkeypatch.setattr(service._engine, "classify", failing)

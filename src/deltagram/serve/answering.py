@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from deltagram.errors import DeltagramError, RequestError
+from deltagram.errors import RequestError
 from deltagram.serve.costs import Batch, Costs, Way
 from deltagram.serve.engine import Engine, Row
 from deltagram.serve.frames import Frame
@@ -48,7 +48,7 @@ class Answering:
             return
         try:
             self._run(jobs)
-        except (DeltagramError, RuntimeError, ValueError, IndexError) as fault:
+        except Exception as fault:  # noqa: BLE001 - the one thread that answers must outlive whatever a model raises
             self._engine.restore()
             if len(jobs) > 1 and not any(one.ids for one in going):
                 for job in jobs:

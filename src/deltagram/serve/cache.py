@@ -40,6 +40,7 @@ class Cache:
         with self._lock:
             if name in self._held and self._held[name][0] == digest:
                 self._held.move_to_end(name)
+                self._evict()  # what is here grows when a batch first mixes it
                 return self._held[name][1]
         return None
 
@@ -48,9 +49,12 @@ class Cache:
             self._held[name] = (digest, variant)
             self._held.move_to_end(name)
             self.loads += 1
-            while len(self._held) > 1 and self._bytes() > self.memory:
-                self._held.popitem(last=False)
-                self.evictions += 1
+            self._evict()
+
+    def _evict(self) -> None:
+        while len(self._held) > 1 and self._bytes() > self.memory:
+            self._held.popitem(last=False)
+            self.evictions += 1
 
     def drop(self, name: str) -> None:
         """Take a variant out; nothing where it is not in."""

@@ -16,11 +16,11 @@ from deltagram.serve.basemodel import BaseModel
 from deltagram.serve.layers import kind, share
 from deltagram.serve.rows import Switch
 from deltagram.training.huggingface import libraries
+from deltagram.training.loaded import BUILD_FAULTS, unbuildable
 
 _OWN: Final = ("num_labels", "id2label", "label2id", "vocab_size", "_name_or_path", "architectures", "problem_type",
                "transformers_version", "torch_dtype", "dtype", "use_cache", "finetuning_task", "bos_token_id",
                "eos_token_id", "_attn_implementation_autoset")  # fmt: skip
-_FAULTS: Final = (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,12 +141,8 @@ class Frames:
             builder = getattr(self._transformers, wanted, None)
             with init_empty_weights(include_buffers=False):
                 model = builder(config) if builder else self._transformers.AutoModel.from_config(config)
-        except _FAULTS as fault:
-            reason = " ".join(str(fault).split())[:300] or type(fault).__name__
-            raise CheckpointError(
-                str(folder), f"no model can be built from its config ({reason})",
-                expected="a model class that this transformers has", fix="check config.json, or update transformers",
-            ) from None  # fmt: skip
+        except BUILD_FAULTS as fault:
+            raise unbuildable(folder, fault) from None
         if getattr(config, "is_encoder_decoder", False):
             found = f"{type(model).__name__} is an encoder-decoder model"
             raise CheckpointError(str(folder), found, expected="an encoder or a causal language model")

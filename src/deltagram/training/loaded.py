@@ -16,7 +16,7 @@ from deltagram.training.huggingface import Tokens, greatest_length, libraries, t
 
 AT_ONCE = 32
 _GENERATES = ("ForCausalLM", "LMHeadModel")
-_BUILD_FAULTS = (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError)
+BUILD_FAULTS = (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +71,18 @@ def _build(transformers: Any, folder: Path) -> tuple[Any, tuple[str, ...]]:
         wanted = (config.architectures or [""])[0]
         builder = getattr(transformers, wanted, None) or transformers.AutoModel
         model, told = builder.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-    except _BUILD_FAULTS as fault:
-        reason = " ".join(str(fault).split())[:300] or type(fault).__name__
-        raise CheckpointError(
-            str(folder), f"no model can be built from its config ({reason})",
-            expected="a model class that this transformers has", fix="check config.json, or update transformers",
-        ) from None  # fmt: skip
+    except BUILD_FAULTS as fault:
+        raise unbuildable(folder, fault) from None
     return model, tuple(sorted(told["missing_keys"]))
+
+
+def unbuildable(folder: Path, fault: Exception) -> CheckpointError:
+    """The refusal of a folder whose config transformers cannot follow."""
+    reason = " ".join(str(fault).split())[:300] or type(fault).__name__
+    return CheckpointError(
+        str(folder), f"no model can be built from its config ({reason})",
+        expected="a model class that this transformers has", fix="check config.json, or update transformers",
+    )  # fmt: skip
 
 
 def _parameters(model: Any, tensors: Mapping[str, Spec], folder: Path) -> dict[str, Any]:
