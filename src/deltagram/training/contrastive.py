@@ -78,12 +78,13 @@ def contrastive(loss: Loss, counts: I64, *, dim: int) -> Contrastive:
     """
     from deltagram.losses import SupervisedContrastive  # noqa: PLC0415 - imports torch
 
-    settings: dict[str, Any] = {} if loss.temperature is None else {"temperature": loss.temperature}
+    temperature = SupervisedContrastive().temperature if loss.temperature is None else loss.temperature
+    settings: dict[str, Any] = {"temperature": temperature}
     activation, target, mismatch = loss.of_features, None, None
     features: Features = "free" if activation == "none" else "relu"
     there = np.flatnonzero(counts)
     if loss.name == "scl-prototypes":
-        vectors, copies, mismatch = _prototypes(loss, counts, dim=dim)
+        vectors, copies, mismatch = _prototypes(loss, counts, dim=dim, temperature=temperature)
         settings |= {"prototypes": vectors.astype(np.float32), "copies": copies}
         if mismatch and not loss.allow_mismatch:
             raise SettingError("design", mismatch, fix="--allow-mismatch trains with it anyway")
@@ -91,7 +92,6 @@ def contrastive(loss: Loss, counts: I64, *, dim: int) -> Contrastive:
             name="prototypes", means=Matrix.of_vectors(vectors[there]), counts=counts[there].astype(np.float64)
         )
     elif dim >= len(there) and counts.max() > 1:
-        temperature = loss.temperature or SupervisedContrastive().temperature
         target = supervised_contrastive(counts[there], temperature=temperature, features=features)
     weight: Any = loss.class_weight
     if weight is not None and weight != BALANCED:
@@ -103,10 +103,9 @@ def contrastive(loss: Loss, counts: I64, *, dim: int) -> Contrastive:
     return Contrastive(module=module, activation=activation, tap=Tap(), target=target, attained=attained)
 
 
-def _prototypes(loss: Loss, counts: I64, *, dim: int) -> tuple[F64, F64, str | None]:
+def _prototypes(loss: Loss, counts: I64, *, dim: int, temperature: float) -> tuple[F64, F64, str | None]:
     """Vectors (class, feature), copies (class), and why they do not go with the activation, if they do not."""
     design = loss.design or ("etf" if loss.of_features == "none" else "of")
     copies = loss.copies if loss.copies is None or len(loss.copies) > 1 else loss.copies[0]
-    temperature = 0.1 if loss.temperature is None else loss.temperature
     vectors, many, _ = named_prototypes(counts.astype(np.float64), design, copies, dim=dim, temperature=temperature)
     return vectors, many, head_mismatch(design.partition(":")[0], loss.of_features)
