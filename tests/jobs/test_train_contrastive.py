@@ -130,7 +130,7 @@ def test_texts_are_pooled_where_the_head_reads_them(room: Path, tmp_path: Path) 
     [
         ({"label_smoothing": 0.1}, "label_smoothing: is no setting of scl"),
         ({"design": "of"}, "design: is not a setting of scl, expected a loss of scl-prototypes"),
-        ({"temperature": 0.0}, "temperature: is 0.0, expected a finite number above 0"),
+        ({"temperature": 0.0}, "temperature: 0, expected a positive number"),
         ({"activation": "tanh"}, "activation: 'tanh' is unknown, expected none or relu or softplus"),
         ({"loss": "ce", "temperature": 0.1}, "is not a setting of ce, expected a loss of scl, scl-prototypes"),
         ({"loss": "scl-prototypes", "design": "etf", "last_relu": True}, "expected embeddings of either sign"),
