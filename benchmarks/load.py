@@ -161,10 +161,10 @@ def client(kind: str, port: int, expected: Expected, tally: Tally, *, requests: 
         tally.add(outcome, time.perf_counter() - start, tokens)
 
 
-def mover(port: int, names: Sequence[str], stop: threading.Event, moved: Counter[str]) -> None:
-    """Unload and load variants until told to stop."""
+def mover(port: int, names: Sequence[str], stop: threading.Event, moved: Counter[str], every: float) -> None:
+    """Unload or load a variant every so many seconds until told to stop."""
     draw = random.Random(0)
-    while not stop.wait(0.1):
+    while not stop.wait(every):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
         what = draw.choice(("load", "unload"))
         connection.request(
@@ -200,7 +200,7 @@ def run(kind: str, library: Path, expected: Expected, given: argparse.Namespace)
     sizes = [sum(f.stat().st_size for f in p.rglob("*.safetensors")) for p in (library / "payloads").iterdir()]
     process, port = served(library, memory=12 * sum(sizes))  # in memory a variant is some 20 times its file
     tally, moved, stop = Tally(), Counter[str](), threading.Event()
-    moving = threading.Thread(target=mover, args=(port, names, stop, moved))
+    moving = threading.Thread(target=mover, args=(port, names, stop, moved, given.every))
     moving.start()
     each, memory, marks = given.requests // given.clients // 10, [], time.perf_counter()
     for tenth in range(10):
@@ -246,6 +246,7 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=8)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--every", type=float, default=0.1, help="seconds between loads and unloads (0.1)")
     given = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
