@@ -198,7 +198,7 @@ def quantile(values: Sequence[float], share: float) -> float:
 def run(kind: str, library: Path, expected: Expected, given: argparse.Namespace) -> None:
     names = sorted({name for name, _ in expected})
     sizes = [sum(f.stat().st_size for f in p.rglob("*.safetensors")) for p in (library / "payloads").iterdir()]
-    process, port = served(library, memory=12 * sum(sizes))  # in memory a variant is some 20 times its file
+    process, port = served(library, memory=given.memory * sum(sizes))
     tally, moved, stop = Tally(), Counter[str](), threading.Event()
     moving = threading.Thread(target=mover, args=(port, names, stop, moved, given.every))
     moving.start()
@@ -246,6 +246,9 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=8)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument(
+        "--memory", type=int, default=12, help="times the files' bytes that variants may take (12: about half of them)"
+    )
     parser.add_argument("--every", type=float, default=0.1, help="seconds between loads and unloads (0.1)")
     given = parser.parse_args()
     transformers.utils.logging.set_verbosity_error()
