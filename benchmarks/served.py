@@ -32,7 +32,8 @@ import transformers
 from deltagram import jobs
 from deltagram.data.packages import minilm
 from deltagram.records import Meter
-from deltagram.serve.engine import Engine, Row, Way
+from deltagram.serve.costs import Way
+from deltagram.serve.engine import Engine, Row
 from deltagram.serve.variant import Variant
 from measure import Row as Line
 from measure import median, options, rounds, seconds, table, workplace

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from deltagram.errors import PlanError
-from deltagram.serve.engine import Engine, Row, Way
+from deltagram.serve.costs import Way
+from deltagram.serve.engine import Engine, Row
 from deltagram.serve.requests import Sampling
 from deltagram.serve.sampling import Going
 from deltagram.serve.variant import Variant

@@ -1,5 +1,6 @@
 """What all batch samplers here have in common: an epoch that they are told, and processes that batches are dealt to."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Self
 
@@ -27,7 +28,7 @@ class Dealt:
         self.epoch = epoch
 
 
-class FullBatches(Dealt):
+class FullBatches(Dealt, ABC):
     """Batches that are all full: `_epoch` draws those of all processes, `num_batches` of them for each.
 
     `num_batches` makes an epoch as long as the data unless given: ceil(samples / (batch_size num_replicas)).
@@ -49,6 +50,6 @@ class FullBatches(Dealt):
         for batch in self._epoch()[self.rank :: self.num_replicas]:
             yield batch.tolist()
 
+    @abstractmethod
     def _epoch(self) -> I64:
         """The batches of an epoch for all processes, (batch, place)."""
-        raise NotImplementedError

@@ -19,7 +19,7 @@ DENSE: Final = 0.3  # of the entries: beyond it a product with all of them is th
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sparse:
-    """Kept differences of a matrix, `row col`, compressed by row; `flipped` is the same by column, made when asked for.
+    """Kept differences of a matrix, `row col`, compressed by row.
 
     Entries are float32: what the restored tensor's entry is more than the base's.
     """
@@ -124,9 +124,15 @@ class Beside:
         return sum(int(part.nbytes) for part in made if part is not None)
 
 
+def _differences(change: Change, dtype: str) -> F32:
+    after, before = (as_floats(bits, dtype).astype(np.float32) for bits in (change.after, change.before))
+    found: F32 = after - before
+    return found
+
+
 def sparse(torch: Any, change: Change, shape: tuple[int, int], *, dtype: str, transposed: bool, device: str) -> Sparse:
     """The kept differences of a matrix of `shape` as its layer multiplies: `transposed` stores it as `col row`."""
-    values = as_floats(change.after, dtype).astype(np.float32) - as_floats(change.before, dtype).astype(np.float32)
+    values = _differences(change, dtype)
     positions = np.arange(values.size) if change.positions is None else change.positions.astype(np.int64)
     major, minor = np.divmod(positions, shape[1])
     if transposed:
@@ -143,7 +149,7 @@ def sparse(torch: Any, change: Change, shape: tuple[int, int], *, dtype: str, tr
 
 def narrow(torch: Any, change: Change, mask: Submatrix, *, dtype: str, device: str) -> Narrow:
     """The differences of a structural mask as a block of its columns."""
-    values = as_floats(change.after, dtype).astype(np.float32) - as_floats(change.before, dtype).astype(np.float32)
+    values = _differences(change, dtype)
     block = np.zeros(mask.inside.size, np.float32)
     block[mask.inside.positions(0, mask.keep).astype(np.int64)] = values
     columns = torch.from_numpy(mask.columns.astype(np.int64)).to(device)

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 from deltagram.serve.basemodel import load_base
-from deltagram.serve.frames import Frame, Frames
+from deltagram.serve.costs import Way
+from deltagram.serve.frames import Frame, Frames, place
 from deltagram.serve.layers import holding
 from deltagram.serve.payload import Payload, of_base, open_payload
 from deltagram.serve.requests import Classified, Completion, Embedded
@@ -22,7 +23,6 @@ from deltagram.serve.words import Tokenizers
 from deltagram.threads import default_threads
 from deltagram.training.huggingface import libraries
 
-Way = Literal["swap", "mixed"]
 _LARGE: Final = 1 << 25  # bytes of a payload that is decoded on several threads
 
 
@@ -98,7 +98,7 @@ class Engine:
         """Logits of a variant's rows, float32: the model without its body, with the variant's own parameters."""
         length = len(ids)
         own = type(states)(**{key: sliced(value, where, length) for key, value in states.items()})
-        parameters = ((*_place(frame.model, name), tensor) for name, tensor in variant.heads.items())
+        parameters = ((*place(frame.model, name), tensor) for name, tensor in variant.heads.items())
         with frame.giving(own), holding(parameters):
             return frame.model(input_ids=ids[where], attention_mask=mask[where]).logits.float()
 
@@ -208,11 +208,6 @@ def _groups(rows: Sequence[Row]) -> list[tuple[slice, Variant]]:
         found.append((slice(at, at + len(mine)), mine[0].variant))
         at += len(mine)
     return found
-
-
-def _place(model: Any, name: str) -> tuple[Any, str]:
-    path, _, attr = name.rpartition(".")
-    return model.get_submodule(path), attr
 
 
 def _pooled(states: Any, mask: Any, pooling: str) -> Any:

@@ -61,7 +61,7 @@ class Frame:
 
     def specs(self) -> dict[str, Spec]:
         """Shapes of the whole model's parameters, as names are matched by."""
-        return {name: Spec(dtype="F32", shape=tuple(value.shape)) for name, value in _state(self.model).items()}
+        return _specs(self.model)
 
     @contextmanager
     def giving(self, states: Any) -> Iterator[None]:
@@ -152,7 +152,7 @@ class Frames:
 
     def _sources(self, model: Any, folder: Path) -> dict[str, str]:
         """The base tensor under each parameter of a model that has one."""
-        specs = {name: Spec(dtype="F32", shape=tuple(value.shape)) for name, value in _state(model).items()}
+        specs = _specs(model)
         base = self._base.checkpoint.specs
         pairs = match(base, specs).base_of
         for name, source in pairs.items():
@@ -170,10 +170,19 @@ def _state(model: Any) -> dict[str, Any]:
     return found
 
 
+def _specs(model: Any) -> dict[str, Spec]:
+    return {name: Spec(dtype="F32", shape=tuple(value.shape)) for name, value in _state(model).items()}
+
+
+def place(model: Any, name: str) -> tuple[Any, str]:
+    """The module that has a parameter, and what it is called there."""
+    path, _, attr = name.rpartition(".")
+    return model.get_submodule(path), attr
+
+
 def _put(torch: Any, model: Any, name: str, tensor: Any) -> None:
     """A tensor as a model's parameter or buffer; nothing is copied."""
-    path, _, attr = name.rpartition(".")
-    module = model.get_submodule(path)
+    module, attr = place(model, name)
     if attr in module._parameters:
         module._parameters[attr] = torch.nn.Parameter(tensor, requires_grad=False)
     else:

@@ -97,9 +97,6 @@ class Waiting:
             self._jobs = [job for job in self._jobs if id(job) not in taken]
             return chosen
 
-    def __len__(self) -> int:
-        return len(self._jobs)
-
     def finished(self) -> bool:
         """Whether nothing waits, nor will."""
         return self._closed and not self._jobs

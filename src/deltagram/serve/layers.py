@@ -122,18 +122,12 @@ def _other(
     for segment, parts in switch.pieces(found):
         span = switch.span(segment, length)
         mine = {key: sliced(value, span, length) for key, value in kwargs.items()}
-        with switch.within(segment), _holding(module, parts):
+        own = ((module, attr, part.whole) for attr, part in parts.items())
+        with switch.within(segment), holding(own):
             outputs.append(plain(*(sliced(value, span, length) for value in args), **mine))
     if all(isinstance(out, torch.Tensor) for out in outputs):
         return torch.cat(outputs)
     raise ValueError(f"a {type(module).__name__} with parameters of its own returns no tensor")
-
-
-@contextmanager
-def _holding(module: Any, parts: Mapping[str, Beside]) -> Iterator[None]:
-    """A variant's parameters in a module while the block runs."""
-    with holding((module, attr, part.whole) for attr, part in parts.items()):
-        yield
 
 
 @contextmanager

@@ -158,10 +158,10 @@ class _Maker:
             if isinstance(tensor, Whole) and (tensor.spec.shape != base.shape or tensor.spec.dtype != base.dtype):
                 continue
             rows[tuned] = tensor.rows if isinstance(tensor, Pruned) else None
-            cut = {"spec": common, "base_name": source} | ({"rows": None} if isinstance(tensor, Pruned) else {})
+            cut: dict[str, Any] = {"spec": common, "base_name": source}
             if isinstance(tensor, Pruned):
-                cut["base"] = common
-            trimmed[tuned] = replace(tensor, **cut)  # type: ignore[arg-type]
+                cut |= {"base": common, "rows": None}
+            trimmed[tuned] = replace(tensor, **cut)
             arrays[tuned] = (common, self._base.checkpoint.bits(source, 0, common.size))
         found = self._changes(arrays, trimmed)
         return {
